@@ -61,8 +61,8 @@ class Run(NamedTuple):
     """An unbroken sequence of passes of one pass and shard.
 
     ``first_at`` is the earliest sight of its first pass, ``last_at`` the latest sight of its last
-    pass. ``passes`` is the number of its passes, and ``shard`` the number of the shard and the
-    number of shards.
+    pass. ``period_s`` and ``config`` are those of its passes (``Sighting``), ``passes`` is their
+    number. ``shard`` has the number of the shard and the number of shards.
 
     ``digest`` is the digest of the states of all services in the last pass. If the next pass has
     the same digest, no span changes, and no span has to be read. It is empty if the last pass does

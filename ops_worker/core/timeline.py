@@ -452,10 +452,10 @@ def _doubtful_s(piece: Piece, previous_state: str | None) -> float:
 def _covers_of(
     span: Span, covers: Sequence[Cover], since: datetime, until: datetime
 ) -> Sequence[Cover]:
-    """Return the covers in which a span was seen: those in the period, and one on each side of it.
+    """Return the covers in which a span was seen, in the period and next to it.
 
-    ``covers`` are those of the epoch of the span, and may be many. If the span is outside of the
-    period, the cover that is closest to the period is returned.
+    On each side of the period, at most one cover is returned: the closest one. ``covers`` are those
+    of the epoch of the span, and may be many.
     """
     start = bisect_left(covers, span.first_at, key=_last_at)
     stop = len(covers)
