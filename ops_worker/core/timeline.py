@@ -281,10 +281,12 @@ def _insert_rest(outer: _Segment, waiting: deque[_Segment]) -> None:
 
     ``waiting`` are the segments after ``outer``, in the order of their first sights.
     """
+    index = 0
     inner = waiting[0] if waiting else None
     while inner is not None and inner.last < outer.last:
         resumes = min(inner.last + timedelta(seconds=inner.last_period_s), outer.last)
-        index = bisect_left(waiting, resumes, key=_first)
+        # A damaged row may have the period 0. So the search must not find the same segment again.
+        index = bisect_left(waiting, resumes, lo=index + 1, key=_first)
         inner = waiting[index] if index < len(waiting) else None
         if inner is None or inner.first > resumes:
             waiting.insert(index, outer._replace(first=resumes))
@@ -481,7 +483,10 @@ def _segments(
     """
     for cover in _covers_of(span, covers, since, until):
         first = max(span.first_at, cover.begun)
-        last = cover.last_at if span.last_at is None else min(span.last_at, cover.last_at)
+        last = cover.last_at
+        if span.last_at is not None:
+            # In a damaged row, the last sight may be before the first one.
+            last = max(first, min(span.last_at, cover.last_at))
         first_period_s, last_period_s = cover.first_period_s, cover.last_period_s
         if first == span.first_at:
             first_period_s = periods.get(span.run, first_period_s)
