@@ -19,16 +19,16 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def opened(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> Database:
-    """A database in which the evaluator and the dispatcher have an open alert."""
+def opened(configured: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> Database:
+    """Return a database in which the evaluator and the dispatcher have an open alert."""
     stubs["evaluator"].mode = stubs["dispatcher"].mode = "down"
     assert main(["health"]) == 0
     capsys.readouterr()
-    return told
+    return configured
 
 
 def numbers(database: Database) -> dict[str, int]:
-    """Return the number of the alert of each service."""
+    """Return the ID of each service's alert."""
     return {alert["details"]["service"]: alert["id"] for alert in database.alerts()}
 
 
@@ -132,10 +132,18 @@ def test_prune(
         "evaluator": "CLOSED",
         "dispatcher": "OPEN",
     }
+
+
+def test_prune_alert_of_the_worker(
+    opened: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`alerts prune` closes the worker's own alert only if no pass can close it."""
+    assert main(["alerts", "close", str(numbers(opened)["evaluator"])]) == 0
     opened.rows(
         "UPDATE fleet_alert SET fingerprint = 'system-health:ops_worker' "
         "WHERE status = 'OPEN' AND tenant_id = '__system__'"
     )
+    capsys.readouterr()
     assert main(["alerts", "prune", "--dry-run"]) == 0
     assert capsys.readouterr().out == "alerts prune: 0 services would be removed\n", (
         "the passes close the worker's own alert"
@@ -156,16 +164,16 @@ def test_prune_with_other_settings(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Settings that share no service with the recorded ones remove nothing: they are others'.
+    """`alerts prune` is refused if no monitored service was ever recorded.
 
-    Services without a row for more than a week, and a catalogue without services, are no reason.
+    Rows older than a week do not prevent it. A catalogue without services does not either.
     """
     catalogue = tmp_path / "catalogue.toml"
     catalogue.write_text('builtin = false\n[services.shop]\nurl = "http://shop:8080"\n')
     monkeypatch.setenv("OPS_WORKER_CATALOGUE", str(catalogue))
     before = (opened.health(), opened.alerts())
-    for more in ([], ["--dry-run"]):
-        assert main(["alerts", "prune", *more]) == 2
+    for options in ([], ["--dry-run"]):
+        assert main(["alerts", "prune", *options]) == 2
         assert (
             "none of the monitored services (shop) was ever recorded, but passes recorded "
             "delivery_worker, dispatcher, evaluator, ingest lately: run this command with the "

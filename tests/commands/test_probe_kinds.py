@@ -45,7 +45,7 @@ SHOP = "certificate expires in 13 days, wants at least 14 days left"
 
 @pytest.fixture
 def shop(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
-    """A catalogue of three services; the certificate of the shop is valid for 13 more days."""
+    """Return the shop, one of three services. Its certificate is valid for 13 more days."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     end = datetime.now(UTC) + timedelta(days=13, hours=12)
@@ -169,36 +169,33 @@ def test_readers(
             "SET details = details || jsonb_build_object('certificate_days_left', %s::jsonb)",
             odd,
         )
-        left = -3 if odd == "-3" else None
+        days_left = -3 if odd == "-3" else None
         services = {item["service"]: item for item in document(capsys, "status")["services"]}
-        assert services["shop"]["certificate_days_left"] == left
-        assert document(capsys, "explain", "shop")["certificate_days_left"] == left
+        assert services["shop"]["certificate_days_left"] == days_left
+        assert document(capsys, "explain", "shop")["certificate_days_left"] == days_left
 
 
 def test_check(shop: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    """`check` says when certificates end, with a remedy for the one that ends too soon."""
+    """`check` shows when certificates expire, and a remedy if that is too soon."""
     assert shop and main(["init-db"]) == 0
     capsys.readouterr()
     main(["check"])
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    place = next(place for place, line in enumerate(lines) if f"degraded: {SHOP}" in line)
-    assert lines[place + 1] == "-> renew its certificate"
+    index = next(index for index, line in enumerate(lines) if f"degraded: {SHOP}" in line)
+    assert lines[index + 1] == "-> renew its certificate"
     assert any(line.endswith("; its certificate expires in 13 days") for line in lines)
 
 
 def test_conditions(shop: Stub, database: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """A broken condition on a text or header is the reason.
-
-    The reason is one line, for any answer of the service.
-    """
+    """A broken condition on a text or header is the reason, on one line for any answer."""
     shop.mode = reply("<h1>\x1b[31msorry\n</h1>", headers={"X-Version": "1.9"})
     assert main(["health"]) == 0
     assert database.health()["shop"]["details"]["reason"].startswith(
         'body is "<h1>\\u001b[31msorry\\n</h1>", wants a text that contains "welcome"; '
         'header x-version is "1.9", wants a text that matches "^2"; certificate expires'
     )
-    shown = document(capsys, "catalogue", "show")["services"][0]["conditions"]
-    assert shown == [
+    conditions = document(capsys, "catalogue", "show")["services"][0]["conditions"]
+    assert conditions == [
         {"pointer": None, "relation": "contains", "value": "welcome", "header": ""},
         {"pointer": None, "relation": "matches", "value": "^2", "header": "x-version"},
     ]

@@ -22,27 +22,27 @@ if TYPE_CHECKING:
 
 @pytest.mark.integration
 def test_what_is_not_known_is_not_green(
-    looked: Database, capsys: pytest.CaptureFixture[str]
+    seeded: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A stopped pass is named at the top of the page.
 
     The rows of a slow pass hide no gap of a fast one. A gauge is not shown as a counter.
     """
-    looked.rows(
+    seeded.rows(
         "DELETE FROM system_metrics "
         "WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health' "
         "AND time > now() - interval '20 minutes'"
     )
-    looked.rows(
+    seeded.rows(
         "INSERT INTO system_metrics (time, metric_name, service, value) "
         "SELECT now() - make_interval(mins => n), 'free_bytes', 'disk_0', 100 - n "
         "FROM generate_series(1, 90) AS n"
     )
-    looked.rows(
+    seeded.rows(
         "UPDATE fleet_alert SET closed_at = NULL "
         "WHERE status = 'CLOSED' AND tenant_id = '__system__'"
     )
-    looked.rows(
+    seeded.rows(
         "UPDATE fleet_alert SET status = 'CLOSED', closed_at = created_at "
         "WHERE status = 'OPEN' AND tenant_id = '__system__'"
     )
@@ -52,7 +52,7 @@ def test_what_is_not_known_is_not_green(
     _, ended = (
         datetime.fromisoformat(text) for text in re.findall(r'<time datetime="([^"]+)"', page)[:2]
     )
-    last = looked.value(
+    last = seeded.value(
         "SELECT max(time) FROM system_metrics "
         "WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'"
     )
@@ -63,7 +63,7 @@ def test_what_is_not_known_is_not_green(
     ) in page
     assert ">still " not in page, "a closed alert is not open, also without the time of its closing"
     assert re.search(r"disk_0 free_bytes<small>bytes; now\s", page)
-    looked.rows(
+    seeded.rows(
         "DELETE FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'"
     )
     assert main(["report", "-o", "-", "--since", "2h"]) == 0
@@ -75,9 +75,9 @@ def test_what_is_not_known_is_not_green(
 
 
 @pytest.mark.integration
-def test_where_it_is_written(looked: Database, tmp_path: Path) -> None:
-    """A link stays a link, a file keeps its mode, and a pipe gets the page."""
-    assert looked
+def test_where_it_is_written(seeded: Database, tmp_path: Path) -> None:
+    """A link stays a link, a file keeps its mode, and a pipe receives the page."""
+    assert seeded
     page, link, pipe = tmp_path / "page.html", tmp_path / "link.html", tmp_path / "pipe"
     page.write_text("old")
     page.chmod(0o640)
@@ -89,7 +89,10 @@ def test_where_it_is_written(looked: Database, tmp_path: Path) -> None:
         and page.stat().st_mode & 0o777 == 0o640
         and page.read_text(encoding="utf-8").startswith("<!doctype html>")
     )
-    with (tmp_path / "read").open("wb") as read, subprocess.Popen(["cat", str(pipe)], stdout=read):
+    with (
+        (tmp_path / "read").open("wb") as output,
+        subprocess.Popen(["cat", str(pipe)], stdout=output),
+    ):
         assert main(["report", "-o", str(pipe), "--since", "10m"]) == 0
     assert (tmp_path / "read").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert pipe.is_fifo() and sorted(path.name for path in tmp_path.iterdir()) == [
@@ -102,16 +105,13 @@ def test_where_it_is_written(looked: Database, tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_bad(
-    told: Database,
+    configured: Database,
     empty: Database,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    """Missing tables, rows, privileges, folders and extras print one line each.
-
-    Each has the right exit code.
-    """
+    """Missing tables, rows, privileges, folders and extras print one line and set the exit code."""
     target = str(tmp_path / "r.html")
     with monkeypatch.context() as other:
         other.setenv("DATABASE_URL", empty.url)
@@ -142,12 +142,12 @@ def test_bad(
             capsys.readouterr().err,
         )
     assert list(tmp_path.iterdir()) == [], "a page that cannot be written leaves no file"
-    told.rows("CREATE ROLE ops_reader LOGIN PASSWORD 'x' BYPASSRLS")
+    configured.rows("CREATE ROLE ops_reader LOGIN PASSWORD 'x' BYPASSRLS")
     with monkeypatch.context() as other:
-        other.setenv("DATABASE_URL", told.as_user("ops_reader"))
+        other.setenv("DATABASE_URL", configured.as_user("ops_reader"))
         assert main(["report", "-o", target]) == 3
     assert "permission denied" in capsys.readouterr().err
-    told.rows("DROP ROLE ops_reader")
+    configured.rows("DROP ROLE ops_reader")
     monkeypatch.setitem(__import__("sys").modules, "ops_worker.adapters.html", None)
     monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
     for name in ("ops_worker.adapters.html", "ops_worker.adapters.html.charts"):

@@ -75,7 +75,7 @@ def created(server: ApiServer) -> dict[str, Any]:
     ],
 )
 def test_arguments(server: ApiServer, text: str, arguments: list[str]) -> None:
-    """The words are split as a shell does; the template is that of the health pass."""
+    """The words are split as in a shell. The template is that of the health pass."""
     assert main(["trigger", "--args", text]) == 0
     job = created(server)
     assert job["metadata"]["name"].startswith("ops-worker-health-command-m")
@@ -207,7 +207,7 @@ def test_output(
 
 
 def test_quota(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """A Job without a pod shows the reason once, and ends with it at its deadline."""
+    """A Job without a pod shows the reason once, and again when it exceeds its deadline."""
     running = ended("Suspended")
     late = ended("Failed", "DeadlineExceeded")
     server.answers |= {
