@@ -1,4 +1,4 @@
-"""Calls of the Kubernetes API, on an API server of the tests."""
+"""Calls of the Kubernetes API, against a simulated API server."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_errors(
 
 
 def test_away(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """An API server that does not listen is one line of error."""
+    """If the API server does not listen, the error is one line."""
     server.http.shutdown()
     server.http.server_close()
     assert main(["cluster"]) == 1
@@ -219,14 +219,14 @@ def test_no_models(server: ApiServer) -> None:
         "import sys; from ops_worker.cli import main; main(['cluster']); "
         "print(*sys.modules, sep='\\n')"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,
         text=True,
         check=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-    loaded = done.stdout.splitlines()
+    loaded = result.stdout.splitlines()
     # CronJobs, Deployments, Jobs, pods, and four kinds of Events.
     assert len(server.asked) == 8
     assert "kubernetes.client.api_client" in loaded
@@ -303,7 +303,7 @@ def _kubeconfig(file: Path, name: str, current: str | None) -> Path:
 
 
 def _kubectl_context(paths: str) -> str:
-    """Return what kubectl takes for the current context."""
+    """Return the current context according to kubectl."""
     return subprocess.run(
         ["kubectl", "config", "current-context"],
         env=os.environ | {"KUBECONFIG": paths},
@@ -378,14 +378,14 @@ def test_announce(inside: ApiServer) -> None:
         == []
     )
     first, second = (body for method, _, body in inside.asked if method == "POST")
-    about = {
+    cronjob_reference = {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
         "namespace": "ops",
         "name": "ops-worker-health",
         "uid": "uid-ops-worker-health",
     }
-    assert first["involvedObject"] == about
+    assert first["involvedObject"] == cronjob_reference
     assert (first["type"], first["reason"], first["message"]) == (
         "Warning",
         "ServiceUnhealthy",
@@ -425,7 +425,7 @@ def test_announce_in_time(inside: ApiServer, deadline_s: float) -> None:
     importlib.import_module("kubernetes.client")  # the import may take longer than the deadline
     inside.answers[f"GET {BATCH}/cronjobs/ops-worker-health"] = (0, {})
     (warning,) = kubernetes.announce("ops-worker-health-1", [("ingest", "http 503")], deadline_s)
-    assert not inside.closed.is_set(), "the deadline ended the call: the answer is still to come"
+    assert not inside.closed.is_set(), "the deadline ended the call before the answer"
     assert warning.startswith(
         "no answer from" if deadline_s > 0 else "no time was left for Kubernetes Events"
     )

@@ -1,6 +1,6 @@
 """The endpoints of eight public Gatus configurations, A to H, and our entries for them.
 
-Names, addresses and texts are ours. Only the kind of a check and its conditions are taken over.
+Names, addresses and texts are ours. Only the kind of a check and its conditions are copied.
 """
 
 from __future__ import annotations
