@@ -204,12 +204,16 @@ def test_secret_in_a_url(
     )
 
 
+STOPPED = (
+    "UPDATE service_health SET checked_at = now() - interval '10 minutes', "
+    "details = details || jsonb_build_object('since', now() - interval '20 minutes')"
+)
+"""Makes all rows as old as if the health pass had stopped ten minutes ago."""
+
+
 def test_stale(seeded: Database, explained: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a ledger, an old row is stale, as in `status`, and invalid details are accepted."""
-    seeded.rows(
-        "UPDATE service_health SET checked_at = now() - interval '10 minutes', "
-        "details = details || jsonb_build_object('since', now() - interval '20 minutes')"
-    )
+    """If the health pass has stopped, the answer says that `status` shows the service as stale."""
+    seeded.rows(STOPPED)
     answer = explained("ingest")
     assert (answer["state"], answer["seen_by"]) == ("healthy", "the metrics pass")
     assert answer["status_shows"] == "stale"
@@ -217,6 +221,13 @@ def test_stale(seeded: Database, explained: Any, capsys: pytest.CaptureFixture[s
         "`ops-worker status` shows stale: the health pass has not looked lately\n"
         in (sentences(capsys, "ingest")[2])
     )
+
+
+def test_stale_without_a_ledger(
+    seeded: Database, explained: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a ledger, an old row is stale, as in `status`."""
+    seeded.rows(STOPPED)
     seeded.rows("DROP TABLE ops_worker_run")
     answer = explained("ingest")
     assert (answer["state"], answer["reason"], answer["alert"]) == (
@@ -230,6 +241,11 @@ def test_stale(seeded: Database, explained: Any, capsys: pytest.CaptureFixture[s
         r"ingest is stale: no pass has looked since [\d: -]+ \(10 min ago\); it was healthy",
         sentences(capsys, "ingest")[0],
     )
+
+
+def test_odd_details(seeded: Database, explained: Any) -> None:
+    """Without a ledger, a row with invalid details is still explained."""
+    seeded.rows("DROP TABLE ops_worker_run")
     seeded.rows(
         "UPDATE service_health SET checked_at = now(), details = '[]' WHERE service = 'ingest'"
     )
@@ -241,7 +257,7 @@ def test_stale(seeded: Database, explained: Any, capsys: pytest.CaptureFixture[s
     )
     answer = explained("ingest")
     assert (answer["state"], answer["reason"], answer["streak"]) == ("unhealthy", "http 503", None)
-    assert parse_time("0001-01-01T00:00:00+23:00") is None or parse_time(None) is None
+    assert parse_time("0001-01-01T00:00:00+23:00") is None and parse_time(None) is None
 
 
 def test_others(seeded: Database, explained: Any) -> None:
@@ -546,16 +562,9 @@ def test_maintenance_that_is_over(new: Database, capsys: pytest.CaptureFixture[s
     )
 
 
-def test_database_and_worker(
-    configured: Database,
-    capsys: pytest.CaptureFixture[str],
-    explained: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The database and the worker can be explained before the first pass.
-
-    No alert ever opens for the database.
-    """
+@pytest.mark.usefixtures("configured")
+def test_database_and_worker(capsys: pytest.CaptureFixture[str]) -> None:
+    """The database and the worker can be explained before the first pass."""
     assert main(["init-db"]) == 0
     assert sentences(capsys, "postgres")[:2] == (
         "nothing is known about postgres: no pass has looked",
@@ -565,11 +574,27 @@ def test_database_and_worker(
         "nothing is known about ops_worker: no pass was recorded, or RECORD_OWN_METRICS is off",
         "no alert is open",
     )
+
+
+def test_no_alert_for_the_database(
+    configured: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No alert ever opens for the database."""
     assert main(["metrics"]) == main(["health"]) == 0
     configured.rows(
         "UPDATE system_metrics SET value = 0 WHERE service = 'postgres' AND metric_name = 'healthy'"
     )
     assert sentences(capsys, "postgres")[1] == "no alert is open: none ever opens for postgres"
+
+
+def test_no_alert_for_the_worker(
+    configured: Database,
+    capsys: pytest.CaptureFixture[str],
+    explained: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While a pass is stale and no alert is open, the answer has the reason."""
+    assert main(["init-db"]) == main(["metrics"]) == main(["health"]) == 0
     assert sentences(capsys, "ops_worker")[:2] == (
         "ops_worker is healthy (seen by its passes)",
         "no alert is open",

@@ -325,13 +325,14 @@ def test_history_of_others(
     configured.rows("DROP ROLE ops_limited")
 
 
-def test_person_and_reason_are_shown(seeded: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """`report` and `explain --at` show the person and the reason of a past maintenance.
+REASON = "<b>new</b> switch"
+"""A reason that must not become markup."""
 
-    Both are shown literally, not as markup.
-    """
-    reason = "<b>new</b> switch"
-    assert start("--for", "30m", "--by", "kim", "--reason", reason) == 0
+
+@pytest.mark.usefixtures("seeded")
+def test_person_and_reason_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """`explain` and `status` show the person and the reason of a running maintenance."""
+    assert start("--for", "30m", "--by", "kim", "--reason", REASON) == 0
     capsys.readouterr()
     assert main(["explain", "ingest"]) == main(["status"]) == 0
     explained, status = capsys.readouterr().out.split(
@@ -343,18 +344,37 @@ def test_person_and_reason_are_shown(seeded: Database, capsys: pytest.CaptureFix
         re.MULTILINE,
     )
     assert re.search(r"^\d+ min +all +kim +<b>new</b> switch$", status, re.MULTILINE)
+
+
+@pytest.fixture
+def past(seeded: Database, capsys: pytest.CaptureFixture[str]) -> Database:
+    """Return a database with a maintenance from 65 to 50 minutes ago."""
+    assert start("--for", "30m", "--by", "kim", "--reason", REASON) == 0
     assert main(["maintenance", "end", "--by", "lee"]) == 0
     seeded.rows(
         "UPDATE ops_worker_maintenance_log SET started_at = now() - interval '65 minutes', "
         "ended_at = now() - interval '50 minutes', until = now()"
     )
     capsys.readouterr()
+    return seeded
+
+
+@pytest.mark.usefixtures("past")
+def test_past_maintenance_in_explain(capsys: pytest.CaptureFixture[str]) -> None:
+    """`explain` shows a past maintenance only for its own time."""
     assert main(["explain", "ingest", "--at", "55m", "--output", "json"]) == 0
     (maintenance,) = json.loads(capsys.readouterr().out)["maintenances"]
-    assert (maintenance["started_by"], maintenance["reason"]) == ("kim", reason)
+    assert (maintenance["started_by"], maintenance["reason"]) == ("kim", REASON)
     assert main(["explain", "ingest"]) == 0
     assert "Maintenance at that time" not in capsys.readouterr().out
-    seeded.rows(
+
+
+def test_maintenance_log_in_the_report(past: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """`report` has the maintenances of its period, also with infinite times.
+
+    Person and reason are shown literally, not as markup.
+    """
+    past.rows(
         "INSERT INTO ops_worker_maintenance_log (started_at, until, started_by) VALUES "
         "('2000-01-01', now() - interval '1 day', 'old'), ('-infinity', 'infinity', 'odd'), "
         "('infinity', 'infinity', 'later')"
@@ -374,7 +394,11 @@ def test_person_and_reason_are_shown(seeded: Database, capsys: pytest.CaptureFix
     )
     starters = re.findall(r'data-label="Started by">(\w+)<', page)
     assert sorted(starters) == ["kim", "odd"]
-    seeded.rows("DROP TABLE ops_worker_maintenance_log")
+
+
+def test_without_the_log(past: Database) -> None:
+    """Without the log of maintenances, `report` and `explain` still work."""
+    past.rows("DROP TABLE ops_worker_maintenance_log")
     assert (
         main(["report", "-o", "-", "--since", "2h"])
         == main(["explain", "ingest", "--at", "55m"])

@@ -104,19 +104,22 @@ def test_where_it_is_written(seeded: Database, tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_bad(
-    configured: Database,
+def test_missing_tables(
     empty: Database,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    """Missing tables, rows, privileges, folders and extras print one line and set the exit code."""
-    target = str(tmp_path / "r.html")
-    with monkeypatch.context() as other:
-        other.setenv("DATABASE_URL", empty.url)
-        assert main(["report", "-o", target]) == 3
+    """Without tables the exit code is 3, and the error names a remedy."""
+    monkeypatch.setenv("DATABASE_URL", empty.url)
+    assert main(["report", "-o", str(tmp_path / "r.html")]) == 3
     assert "or `ops-worker init-db --standalone`" in capsys.readouterr().err
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("configured")
+def test_no_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without rows, each part of the page says that nothing was recorded."""
     assert main(["report", "-o", "-"]) == 0
     page = capsys.readouterr().out
     assert page.startswith("<!doctype html>") and "No service was recorded." in page
@@ -126,6 +129,13 @@ def test_bad(
         and "No figure was recorded" in page
         and "No system alert was open." in page
     )
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("configured")
+def test_bad(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Wrong periods and files end with 2."""
+    target = str(tmp_path / "r.html")
     assert (
         main(["report"])
         == main(["report", "-o", target, "--since", "0s"])
@@ -142,17 +152,34 @@ def test_bad(
             capsys.readouterr().err,
         )
     assert list(tmp_path.iterdir()) == [], "a page that cannot be written leaves no file"
+
+
+@pytest.mark.integration
+def test_no_privilege(
+    configured: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """Without the privilege to read, the exit code is 3."""
     configured.rows("CREATE ROLE ops_reader LOGIN PASSWORD 'x' BYPASSRLS")
-    with monkeypatch.context() as other:
-        other.setenv("DATABASE_URL", configured.as_user("ops_reader"))
-        assert main(["report", "-o", target]) == 3
+    monkeypatch.setenv("DATABASE_URL", configured.as_user("ops_reader"))
+    assert main(["report", "-o", str(tmp_path / "r.html")]) == 3
     assert "permission denied" in capsys.readouterr().err
     configured.rows("DROP ROLE ops_reader")
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("configured")
+def test_missing_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Without the extra `report` the exit code is 2, and the error names it."""
     monkeypatch.setitem(__import__("sys").modules, "ops_worker.adapters.html", None)
     monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
     for name in ("ops_worker.adapters.html", "ops_worker.adapters.html.charts"):
         monkeypatch.delitem(__import__("sys").modules, name, raising=False)
-    assert main(["report", "-o", target]) == 2
+    assert main(["report", "-o", str(tmp_path / "r.html")]) == 2
     assert capsys.readouterr().err == (
         "ops-worker report: report needs an extra: pip install 'ops-worker[report]', "
         "or an image built with EXTRAS=report (jinja2 is missing)\n"
