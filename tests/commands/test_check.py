@@ -95,10 +95,8 @@ def test_well(configured: Database, capsys: pytest.CaptureFixture[str]) -> None:
         *(f"table {name}" for name in LEDGER_TABLES),
         f"table {DOUBT_TABLE}",
     }
-    assert (
-        configured.value("SELECT to_regclass('service_health')") is None
-        and configured.samples() == {}
-    )
+    assert configured.value("SELECT to_regclass('service_health')") is None
+    assert configured.samples() == {}
     assert findings["setting DATABASE_URL"][1].startswith("(not shown), from the environment")
     assert re.match(r"healthy, \d+ ms", findings["service ingest"][1])
     assert findings["table fleet_alert"][1].startswith("may SELECT, INSERT, UPDATE")
@@ -234,7 +232,7 @@ def test_unverified(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A service whose certificate is not verified gets a warning, whatever it answers."""
+    """A service whose certificate is not verified gets a warning, for any answer."""
     assert configured.url
     (tmp_path / "c.toml").write_text(
         f'[services.ingest]\nurl = "{stubs["ingest"].url}"\nskip_verify = true\n'
@@ -302,10 +300,8 @@ def test_not_permitted(
     )
     monkeypatch.setenv("PG_ROLE", "pulse_operator")
     state, text = check(capsys, code=3)["database"]
-    assert (
-        state == FAULT
-        and "| grant that to the login role, or set PG_ROLE to a role that has it" in text
-    )
+    assert state == FAULT
+    assert "| grant that to the login role, or set PG_ROLE to a role that has it" in text
     configured.rows("DROP ROLE ops_checked")
 
 
@@ -332,11 +328,9 @@ def test_settings(
     monkeypatch.setenv("PASS_DEADLINE", "1")
     assert main(["check"]) == 2
     out = capsys.readouterr().out
-    assert (
-        "PG_PORT is 'x'" in out
-        and "PASS_DEADLINE is '1'" in out
-        and out.endswith("check: 0 ok, 0 warning, 3 fault\n")
-    )
+    assert "PG_PORT is 'x'" in out
+    assert "PASS_DEADLINE is '1'" in out
+    assert out.endswith("check: 0 ok, 0 warning, 3 fault\n")
     (tmp_path / ".env").write_text("PG_PASS=hush\nPG_HOST=127.0.0.1\n")
     monkeypatch.setenv("PG_PORT", "9")
     monkeypatch.delenv("PASS_DEADLINE")
@@ -458,7 +452,7 @@ def test_cluster(
 ) -> None:
     """In a pod, `check` looks at the CronJobs, unless the pod has no token.
 
-    If it cannot read them, that is a warning.
+    CronJobs that it cannot read are a warning.
     """
     assert configured.url
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
@@ -469,9 +463,8 @@ def test_cluster(
     monkeypatch.delenv("KUBECONFIG")
     monkeypatch.setattr(kubernetes, "TOKEN", tmp_path / "token")
     state, text = check(capsys)["CronJobs"]
-    assert state == OK and text.startswith(
-        "not checked: this pod has no token of a service account"
-    )
+    assert state == OK
+    assert text.startswith("not checked: this pod has no token of a service account")
     (tmp_path / "token").write_text("t")
     assert check(capsys)["CronJobs"][0] == WARNING
 
@@ -614,15 +607,14 @@ def test_odd_words(
     monkeypatch.setenv("SYSTEM_ALERT_ENABLED", word)
     off = f"{word!r} is neither on nor off, and counts as off" if is_odd else "off"
     state, text = check(capsys)["SYSTEM_ALERT_ENABLED"]
-    assert state == WARNING and text.startswith(
+    assert state == WARNING
+    assert text.startswith(
         f"{off}: the health pass does nothing, and no alert opens | set it to true"
     )
     assert main(["health"]) == 0
     out, err = capsys.readouterr()
-    assert (
-        out.startswith("health: off")
-        and ("is neither on nor off, and counts as off" in err) is is_odd
-    )
+    assert out.startswith("health: off")
+    assert ("is neither on nor off, and counts as off" in err) is is_odd
     for name in ("RECORD_OWN_METRICS", "KUBERNETES_EVENTS", "SYSTEM_ALERT_ENABLED"):
         monkeypatch.setenv(name, word)
     findings = check(capsys)

@@ -27,7 +27,7 @@ REMEDY = "run `ops-worker cluster` with access to the cluster"
 @pytest.mark.parametrize(
     ("path", "status", "state", "text"),
     [
-        # The Role of the component `events` grants neither.
+        # The Role of the component `events` grants no access to CronJobs and pods.
         (f"{BATCH}/cronjobs", 403, "ok", NOT_CHECKED.format("cronjobs")),
         (f"{CORE}/pods", 403, "ok", NOT_CHECKED.format("pods")),
         (f"{BATCH}/cronjobs", 401, "warning", "does not accept the credentials (401)"),

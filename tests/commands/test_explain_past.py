@@ -25,7 +25,7 @@ pytestmark = pytest.mark.integration
 Document = dict[str, Any]
 LENGTH_S = 7200
 """The length of the history in seconds; its last pass is 20 s ago."""
-CHANGES = {  # what the health pass sees from a second on; "" is a time without a pass
+CHANGES = {  # the state that the health pass sees from a second on; "": no pass runs
     "a": [
         (0, "healthy"),
         (1200, "down"),
@@ -247,7 +247,7 @@ def outages(spans: list[Document]) -> int:
 
 
 def test_moment_of_a_change(past: Looks, read: Callable[..., Document]) -> None:
-    """The new state counts from its first sight on, and the old state until just before."""
+    """A new state counts from the time of its first sight, and the old state before it."""
     first: datetime = past.database.value(
         "SELECT first_at FROM ops_worker_span WHERE service = 'a' AND state = 'down' "
         "ORDER BY first_at"
@@ -525,7 +525,7 @@ def test_without_a_ledger(
     capsys: pytest.CaptureFixture[str],
     statement: str,
 ) -> None:
-    """Without a ledger that can be read, the row of the service is shown; a note says so."""
+    """Without a ledger that can be read, the row of the service is shown, with a note."""
     with_ledger = read("explain", "a")
     if statement == "REVOKE":
         past.database.rows(

@@ -32,7 +32,7 @@ History = dict[str, Any]
 
 @pytest.fixture
 def begun(look: Looks) -> datetime:
-    """Record a history of an hour, and a hole of ten minutes; return when it began.
+    """Record a history of an hour with a hole of ten minutes. Return the time of its begin.
 
     The health pass looks every 60 s. It sees a down from 600 to 900 s, and b in a timeout once.
     The metrics pass looks every 20 s from 1820 to 2420 s, and sees a down from 2000 to 2100 s.
@@ -332,7 +332,7 @@ def test_nothing_recorded(look: Looks, capsys: pytest.CaptureFixture[str]) -> No
 def test_without_the_right_to_read(
     look: Looks, begun: datetime, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """If the role may not read the ledger, the error says so."""
+    """If the role may not read the ledger, the error names the table."""
     look.database.rows("CREATE ROLE ops_blind LOGIN PASSWORD 'x' BYPASSRLS")
     look.env.setenv("DATABASE_URL", look.database.as_user("ops_blind"))
     try:

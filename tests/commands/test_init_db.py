@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 def test_no_platform(
     empty: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On an empty database, the last line names the missing tables and what creates them."""
+    """On an empty database, the last line names the missing tables and the remedies."""
     monkeypatch.setenv("DATABASE_URL", empty.url)
     assert main(["init-db"]) == 0
     *lines, warning = capsys.readouterr().out.splitlines()

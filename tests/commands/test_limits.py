@@ -88,7 +88,7 @@ def test_turns(
         f"FROM generate_series(0, {spans - 1}) AS n"
     )
     changes = document(capsys, "explain", "ingest", "--at", "729d")["turns"]
-    # No pass looked after the last span.
+    # No pass ran after the last span.
     states = ["healthy", "down"] * spans
     assert [change["state"] for change in changes] == [*states[:spans], "unknown"][-turns:]
     assert [change["seen"] for change in changes][-1] is False

@@ -1,4 +1,4 @@
-"""`ops-worker maintenance`: no alert opens during a maintenance; all else continues."""
+"""`ops-worker maintenance`: no alert opens during a maintenance, and everything else continues."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_not_utf8(
 def test_table_of_another_owner(
     configured: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pass of another role, without a privilege on the table, opens no alert either."""
+    """A pass of another role, without a privilege on the table, opens no alert."""
     configured.rows("CREATE ROLE ops_other LOGIN PASSWORD 'x' BYPASSRLS")
     configured.rows("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO ops_other")
     configured.rows("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO ops_other")
@@ -148,10 +148,8 @@ def test_setting(
     monkeypatch.setenv("MAINTENANCE_UNTIL", (datetime.now(UTC) + timedelta(minutes=5)).isoformat())
     assert main(["health"]) == main(["metrics"]) == main(["maintenance", "status"]) == 0
     output = capsys.readouterr().out
-    assert (
-        re.search(r"^MAINTENANCE_UNTIL is set: until [\d: -]+ UTC$", output, re.MULTILINE)
-        and "no maintenance" not in output
-    )
+    assert re.search(r"^MAINTENANCE_UNTIL is set: until [\d: -]+ UTC$", output, re.MULTILINE)
+    assert "no maintenance" not in output
     assert main(["status"]) == 0
     assert re.search(
         r"^Maintenance: no alert opens for these services\nENDS IN .*\n"
@@ -203,16 +201,16 @@ def test_replace(configured: Database, capsys: pytest.CaptureFixture[str]) -> No
     for other in others:
         assert start(*other) == 2
         out, err = capsys.readouterr()
-        assert out == "" and re.fullmatch(
+        assert out == ""
+        assert re.fullmatch(
             r"ops-worker maintenance: another maintenance is running: "
             r"maintenance of all services until [\d: -]+ UTC \((29|30) min left\), "
             r"started by kim: new switch\. "
             r"Nothing was changed; use --replace to replace it\n",
             err,
         )
-    assert configured.rows("SELECT * FROM ops_worker_maintenance") == before and logged(
-        configured
-    ) == [("kim", "new\nswitch", None, False)]
+    assert configured.rows("SELECT * FROM ops_worker_maintenance") == before
+    assert logged(configured) == [("kim", "new\nswitch", None, False)]
     assert start("--by", "lee", "--replace") == 0
     first, second = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
@@ -386,12 +384,10 @@ def test_maintenance_log_in_the_report(past: Database, capsys: pytest.CaptureFix
         explained,
         re.MULTILINE,
     )
-    assert (
-        re.search(
-            r">kim</td>\s<td[^>]*>&lt;b&gt;new&lt;/b&gt; switch</td>\s<td[^>]*>lee</td>", page
-        )
-        and '<data value="900.0">' in page
+    assert re.search(
+        r">kim</td>\s<td[^>]*>&lt;b&gt;new&lt;/b&gt; switch</td>\s<td[^>]*>lee</td>", page
     )
+    assert '<data value="900.0">' in page
     starters = re.findall(r'data-label="Started by">(\w+)<', page)
     assert sorted(starters) == ["kim", "odd"]
 

@@ -282,7 +282,7 @@ def test_end_without_a_number(configured: Database, capsys: pytest.CaptureFixtur
 def test_end_while_the_setting_lasts(
     configured: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`end` says what it ended, even if MAINTENANCE_UNTIL still suppresses alerts."""
+    """`end` names the ended window, even if MAINTENANCE_UNTIL still suppresses alerts."""
     monkeypatch.setenv("MAINTENANCE_UNTIL", "2999-01-01T00:00:00Z")
     assert start("--service", "ingest") == main(["maintenance", "end", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]

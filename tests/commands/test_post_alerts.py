@@ -188,7 +188,7 @@ def run_to_the_end(loops: Any, _: object, *, grace_s: float, close: Any) -> int:
 
 
 def test_skipped(configured: Database, stubs: Stubs, inbox: Inbox) -> None:
-    """A skipped pass posts what the database has: the other pass may have been killed."""
+    """A skipped pass posts the alerts of the database, because the other pass may be dead."""
     stubs["ingest"].mode = "down"
     assert main(["health"]) == 0
     with psycopg.connect(configured.url) as connection:
@@ -202,7 +202,7 @@ def test_skipped(configured: Database, stubs: Stubs, inbox: Inbox) -> None:
 def test_failed_pass(
     configured: Database, stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture
 ) -> None:
-    """A failed pass posts, too: without a post, open alerts would end in Alertmanager."""
+    """A failed pass posts, too. Without a post, open alerts would end in Alertmanager."""
     stubs["ingest"].mode = "down"
     assert main(["health"]) == 0
     configured.rows("ALTER TABLE tenants RENAME TO elsewhere")

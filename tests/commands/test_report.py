@@ -68,10 +68,8 @@ def test_what_is_not_known_is_not_green(
     )
     assert main(["report", "-o", "-", "--since", "2h"]) == 0
     page = capsys.readouterr().out
-    assert (
-        "The health pass has not been recorded for 2\u00a0h" in page
-        and "not in this period" in page
-    )
+    assert "The health pass has not been recorded for 2\u00a0h" in page
+    assert "not in this period" in page
 
 
 @pytest.mark.integration
@@ -84,18 +82,17 @@ def test_where_it_is_written(seeded: Database, tmp_path: Path) -> None:
     link.symlink_to(page)
     os.mkfifo(pipe)
     assert main(["report", "-o", str(link), "--since", "10m"]) == 0
-    assert (
-        link.is_symlink()
-        and page.stat().st_mode & 0o777 == 0o640
-        and page.read_text(encoding="utf-8").startswith("<!doctype html>")
-    )
+    assert link.is_symlink()
+    assert page.stat().st_mode & 0o777 == 0o640
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
     with (
         (tmp_path / "read").open("wb") as output,
         subprocess.Popen(["cat", str(pipe)], stdout=output),
     ):
         assert main(["report", "-o", str(pipe), "--since", "10m"]) == 0
     assert (tmp_path / "read").read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert pipe.is_fifo() and sorted(path.name for path in tmp_path.iterdir()) == [
+    assert pipe.is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
         "link.html",
         "page.html",
         "pipe",
@@ -124,11 +121,9 @@ def test_no_rows(capsys: pytest.CaptureFixture[str]) -> None:
     page = capsys.readouterr().out
     assert page.startswith("<!doctype html>") and "No service was recorded." in page
     assert "nobody knows what the services were in this period" in page, "there is no ledger"
-    assert (
-        "No pass was recorded" in page
-        and "No figure was recorded" in page
-        and "No system alert was open." in page
-    )
+    assert "No pass was recorded" in page
+    assert "No figure was recorded" in page
+    assert "No system alert was open." in page
 
 
 @pytest.mark.integration

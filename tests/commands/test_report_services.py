@@ -375,7 +375,7 @@ def test_now(past: Looks, reader: Reader) -> None:
 
 
 def test_the_past_is_not_now(past: Looks, reader: Reader) -> None:
-    """A report of a past period says so, and shows nothing of the present."""
+    """A report of a past period has a note, and shows no current states."""
     page = reader.page("--since", "5d", "--to", "1d")
     assert "It does not say what is wrong now" in page.inner_text("#now")
     assert page.query_selector(".verdict, #wrong, #open, h3 .state") is None
@@ -528,9 +528,8 @@ def test_days_by_keyboard_and_ear(short: Looks, reader: Reader) -> None:
     assert page.evaluate(readout) > 200, "the numbers of a day are shown from the beginning"
     days.first.focus()
     page.keyboard.press("ArrowRight")
-    assert days.nth(1).is_checked() and days.nth(1).evaluate(
-        "node => node === document.activeElement"
-    )
+    assert days.nth(1).is_checked()
+    assert days.nth(1).evaluate("node => node === document.activeElement")
     box = group.locator("span").nth(1).bounding_box()
     assert box is not None and box["width"] > 200
     days.nth(3).click()

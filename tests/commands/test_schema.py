@@ -126,7 +126,7 @@ def findings(capsys: pytest.CaptureFixture[str]) -> list[dict[str, str]]:
 def follow(
     database: Database, capsys: pytest.CaptureFixture[str], remedy: str, depth: int = 0
 ) -> None:
-    """Do what a remedy says: run its commands and execute its statements, in order.
+    """Run the commands and execute the statements of a remedy, in order.
 
     If init-db cannot repair the schema, follow its message, which names a statement.
     """
@@ -175,7 +175,7 @@ Columns = dict[str, "Column"]
 
 
 def columns_at(position: int) -> Columns:
-    """Return the column at this position of each table that has so many columns."""
+    """Return the column at this position of each table, if there is one."""
     return {
         table: shape.columns[position]
         for table, shape in SHAPES.items()

@@ -83,10 +83,8 @@ def test_services(seeded: Database, capsys: pytest.CaptureFixture[str]) -> None:
         )
         for name, row in rows.items()
     }
-    assert (
-        services["evaluator"]["reason"] == "Connection refused"
-        and services["evaluator"]["state"] == "down"
-    )
+    assert services["evaluator"]["reason"] == "Connection refused"
+    assert services["evaluator"]["state"] == "down"
     seeded.rows(
         "UPDATE service_health SET checked_at = now() - interval '120 seconds' "
         "WHERE service = 'evaluator'"
@@ -255,17 +253,15 @@ def test_odd_rows(seeded: Database, capsys: pytest.CaptureFixture[str], period: 
         period,
     )
     answer = document(capsys, "--since", "2h")
-    assert {item["period_s"] for item in answer["passes"]} == {60} and {
-        item["stale"] for item in answer["passes"]
-    } == {False}
+    assert {item["period_s"] for item in answer["passes"]} == {60}
+    assert {item["stale"] for item in answer["passes"]} == {False}
     item = next(
         item
         for item in answer["series"]
         if (item["service"], item["metric"]) == ("ingest", "queue_depth")
     )
-    assert 0 <= item["value"] <= 100 and all(
-        0 <= mean <= 100 for mean in item["history"] if mean is not None
-    )
+    assert 0 <= item["value"] <= 100
+    assert all(0 <= mean <= 100 for mean in item["history"] if mean is not None)
     assert (
         main(["status"])
         == main(["report", "-o", "-", "--since", "2h"])
@@ -316,9 +312,8 @@ def test_odd_details(seeded: Database, capsys: pytest.CaptureFixture[str]) -> No
     }
     assert main(["status"]) == main(["report", "-o", "-"]) == main(["explain", "ingest"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"^a +odd\{\[1\]\} +7 ", out, re.MULTILINE) and re.search(
-        r"^c +odd +- ", out, re.MULTILINE
-    )
+    assert re.search(r"^a +odd\{\[1\]\} +7 ", out, re.MULTILINE)
+    assert re.search(r"^c +odd +- ", out, re.MULTILINE)
 
 
 @pytest.mark.integration
@@ -384,10 +379,8 @@ def test_fit() -> None:
     first = ScreenTable("Services", ("S",), rows[:4])
     last = ScreenTable("Last 1 h", ("S",), rows)
     tables = fit([first, last], 24)
-    assert (
-        tables[0] == first
-        and tables[1].title == "Last 1 h, 12 of 40 rows: enlarge the terminal to see all"
-    )
+    assert tables[0] == first
+    assert tables[1].title == "Last 1 h, 12 of 40 rows: enlarge the terminal to see all"
     assert sum(len(item.rows) + 3 for item in tables) < 24
     assert fit([first, last], 99) == [first, last] and fit([], 24) == []
 
@@ -495,9 +488,8 @@ def test_beginning(
     parts = capsys.readouterr().out.split("\n\n")
     assert parts[0].startswith("No service was recorded\ndatabase ")
     assert parts[1:3] == ["Services\nnone was recorded", "Open alerts\nnone"]
-    assert re.search(r"^metrics +on time ", parts[3], re.MULTILINE) and re.search(
-        r"^health +never +- +- +-$", parts[3], re.MULTILINE
-    )
+    assert re.search(r"^metrics +on time ", parts[3], re.MULTILINE)
+    assert re.search(r"^health +never +- +- +-$", parts[3], re.MULTILINE)
     assert re.search(r"^ingest +healthy +1 ", parts[4], re.MULTILINE)
     assert main(["explain", "ingest"]) == main(["report", "-o", "-"]) == 0
     assert "UTC: ingest is healthy since" in capsys.readouterr().out
@@ -576,14 +568,10 @@ def test_watch_that_hangs(
     first, failed, recovered = (
         " ".join(re.sub(r"\x1b\[[\d;]*\w", "", item).split()) for item in screens
     )
-    assert (
-        re.match(r"No new data for 42 s:? database .*; trying again", failed)
-        and str(seeded.url) not in failed
-    )
-    assert (
-        "No new data" not in first
-        and "No new data" not in recovered
-        and "evaluator" in first
-        and "evaluator" in recovered
-    )
+    assert re.match(r"No new data for 42 s:? database .*; trying again", failed)
+    assert str(seeded.url) not in failed
+    assert "No new data" not in first
+    assert "No new data" not in recovered
+    assert "evaluator" in first
+    assert "evaluator" in recovered
     assert ("evaluator" in failed) is terminal

@@ -156,7 +156,7 @@ def test_error_budget(past: Looks, read: Callable[..., Document]) -> None:
 def test_screen_shows_the_document(
     past: Looks, read: Callable[..., Document], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Bars and percentages of the screen are those of the document."""
+    """Bars and percentages of the screen equal those of the document."""
     past.env.setenv("COLUMNS", "88")  # a bar of 24 marks
     services = by_name(read("status", "--since", "2h"))
     assert main(["status", "--since", "2h"]) == 0
@@ -229,7 +229,7 @@ def test_without_a_ledger(
     capsys: pytest.CaptureFixture[str],
     statement: str,
 ) -> None:
-    """Without a ledger that can be read, everything else works."""
+    """Without a ledger that can be read, only bars, availability and budgets are missing."""
     with_ledger = read("status", "--since", "2h")
     past.database.rows(statement)
     if "REVOKE" in statement:

@@ -177,7 +177,7 @@ TEMPLATES = [
 def test_job_keeps_the_rules(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], path: Path
 ) -> None:  # fmt: skip
-    """The Job of a command keeps the rules and schemas for manifests."""
+    """The Job of a command satisfies the rules and schemas for manifests."""
     documents = [*yaml.safe_load_all(path.read_text(encoding="utf-8"))]
     (source, *_) = [document for document in documents if document["kind"] == "CronJob"]
     for file in (ROOT / "k8s").glob("[0-3]*.yaml"):

@@ -21,7 +21,7 @@ class Endpoint(NamedTuple):
     - ``entry``: keys of our catalogue besides ``url``, or None if the catalogue has none for it.
     - ``scheme``: the scheme of ``url``. An ``untrusted`` server has an untrusted certificate.
     - ``well``: answers of a healthy service.
-    - ``ill``: answers of an unhealthy one, and the reasons.
+    - ``ill``: answers of an unhealthy service, and the reasons.
     """
 
     source: str

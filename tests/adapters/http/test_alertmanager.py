@@ -68,7 +68,7 @@ def test_batches(inbox: Inbox, count: int) -> None:
 
 
 def test_refused_batch(inbox: Inbox) -> None:
-    """A refused batch is a failure. The other batches are sent all the same."""
+    """A refused batch is a failure. The other batches are still sent."""
     alerts = [{"labels": {"service": str(number)}} for number in range(2 * BATCH + 1)]
     answers = iter([200, 400, 200])
 

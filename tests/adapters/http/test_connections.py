@@ -210,7 +210,7 @@ def test_certificate_with_another_status(authority: trustme.CA) -> None:
 
 
 def test_certificate_over_redirects(authority: trustme.CA) -> None:
-    """Of several certificates, the one that ends first counts."""
+    """Of several certificates, the certificate that ends first counts."""
     with served(authority, 9 * DAY + HOUR) as first, served(authority, 30 * DAY) as second:
         for redirecting, final in ((first, second), (second, first)):
             final.mode = reply("{}")

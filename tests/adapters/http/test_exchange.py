@@ -132,7 +132,10 @@ CODINGS = [
 
 @pytest.mark.parametrize(("lines", "body"), CODINGS)
 def test_content_codings(stub: Stub, lines: list[str], body: bytes) -> None:
-    """Content codings are decoded in turn, in any case and on any lines. Empty ones are ignored."""
+    """Content codings are decoded in turn, from one or more headers.
+
+    Upper and lower case are equal, and empty codings are ignored.
+    """
     headers = "".join(f"Content-Encoding: {line}\r\n" for line in lines).encode()
     stub.mode = raw(HEAD + headers + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     observation = look(stub.url)
@@ -286,7 +289,7 @@ def test_a_400_is_not_waited_for(stub: Stub) -> None:
 
     def behave(_: Stub, connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 400 Bad\r\nContent-Length: 99\r\n\r\n")
-        connection.recv(1)  # until the client has gone
+        connection.recv(1)  # until the client closes the connection
 
     stub.mode = behave
     assert judge(look(stub.url)).reason == "http 400"

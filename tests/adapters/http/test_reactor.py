@@ -125,7 +125,7 @@ def test_fitting_without_a_count(monkeypatch: pytest.MonkeyPatch, code: int, fit
 
 
 def probe_at_the_limit(port: int) -> None:
-    """Probe more services at once than there are files."""
+    """Probe more services at once than there are file descriptors."""
     http.fitting = lambda concurrency: concurrency
     with files(12):
         observations = observe(a_hundred(port))
@@ -321,7 +321,7 @@ def test_a_name_behind_others(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_no_thread(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If no thread can start, names are not resolved. Addresses are probed all the same."""
+    """If no thread can start, names are not resolved. Addresses are still probed."""
     start = threading.Thread.start
 
     def fail(self: threading.Thread) -> None:

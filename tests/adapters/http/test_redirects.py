@@ -1,4 +1,4 @@
-"""Methods, bodies and redirects: what a probe sends to whom, and what it keeps secret."""
+"""Methods, bodies and redirects: the requests of a probe, and their secrets."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ FOLLOWED = [
 @pytest.mark.integration
 @pytest.mark.parametrize(("method", "status", "then"), FOLLOWED)
 def test_followed(stub: Stub, method: str, status: int, then: str) -> None:
-    """A redirect within the origin keeps headers, and body and method as RFC 9110 says."""
+    """A redirect within the origin keeps headers, and body and method as in RFC 9110."""
 
     def behave(stub: Stub, connection: socket.socket) -> None:
         body = sent_body(stub.requests[-1], connection)
@@ -216,7 +216,7 @@ def test_no_credentials_after_a_detour(stub: Stub, other: Stub) -> None:
 
 @pytest.mark.integration
 def test_body_stays(stub: Stub, other: Stub) -> None:
-    """A body is not sent to another origin, and the request is not sent without it either."""
+    """A body is not sent to another origin. The request is not sent without its body."""
     stub.mode = moved(f"{other.url}/", 307)
     more: dict[str, Any] = {"method": "POST", "body": b"x", "redirect_hosts": ("127.0.0.2",)}
     assert verdict(stub, **more).reason == (
@@ -286,7 +286,7 @@ def test_latency(stub: Stub) -> None:
     ],
 )
 def test_bad_location(stub: Stub, location: str) -> None:
-    """A redirect to an invalid URL is not followed, and the reason says so."""
+    """A redirect to an invalid URL is not followed, with its own reason."""
     stub.mode = moved(location)
     reason = verdict(stub).reason
     assert reason in {
@@ -372,14 +372,14 @@ HOSTS = [
     ("http://[::1]:8080/", ("::1",), True),
     ("http://[::1]:8080/", ("::2",), False),
     ("http://10.0.0.1/", ("10.0.0.1",), True),
-    ("http://[v1.a]/", ("☃.example",), False),  # httpx accepts neither as a host
+    ("http://[v1.a]/", ("☃.example",), False),  # httpx does not accept these two hosts
 ]
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize(("location", "hosts", "is_followed"), HOSTS)
 def test_hosts(location: str, hosts: tuple[str, ...], is_followed: bool) -> None:
-    """Hosts are compared as in DNS: in any case, without the final dot, in ASCII."""
+    """Hosts are compared as in DNS: case-insensitive, without the final dot, in ASCII."""
     probed = target(redirect_hosts=hosts)
     if is_followed:
         assert next_hop(probed, first_hop(probed), 302, location.encode()).number == 1

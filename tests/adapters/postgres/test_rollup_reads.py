@@ -125,7 +125,7 @@ def is_wrong(before: Sample, sample: Sample, after: Sample) -> bool:
 
 
 def assert_exact(result: Read, rows: list[Row], since_s: float, number: int = 24) -> None:
-    """Compare every number with the one that Python computes from the samples."""
+    """Compare every number with the number that Python computes from the samples."""
     begins = edges(result.now, since_s, number)
     assert list(result.coverage.grid.begins) == begins
     parts = result.coverage.parts
@@ -249,7 +249,7 @@ def test_without_rollup(rollup: Rollup, state: str) -> None:
         assert list(begins) == edges(result.now, since_s, 24)
     for key, samples in grouped(rows, result.now).items():
         own = [s for s in samples if s[0] > begins[0]]
-        if own and key[0] and key[1] not in {"c", "n"}:  # without those that are two series
+        if own and key[0] and key[1] not in {"c", "n"}:  # without the names that are two series
             item = result.series[key]
             assert sum(bucket.samples for bucket in item.buckets.values()) == len(own)
             assert (item.first, item.last, item.latest) == (own[0][0], *own[-1])
@@ -293,7 +293,7 @@ def test_late_samples(rollup: Rollup) -> None:
 
 
 def test_clock_set_back(rollup: Rollup) -> None:
-    """Hours, days and samples in the future do not count, and neither does the current hour."""
+    """Hours, days and samples in the future do not count. The current hour does not count."""
     rows = random_samples(15, hours=70)
     rollup.insert(rows)
     rollup()

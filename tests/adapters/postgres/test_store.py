@@ -372,7 +372,7 @@ INSIDE = {
 
 
 def test_settings_are_local(database: Database, dsn: str) -> None:
-    """All settings hold only for the transaction, whatever the role has set."""
+    """All settings hold only for the transaction, and override the settings of the role."""
     role = f"ALTER ROLE postgres IN DATABASE {urlsplit(database.url).path[1:]}"
     known = {
         name: database.value("SELECT current_setting(%s, true)", name)
@@ -494,7 +494,7 @@ def test_old_snapshot_trap(store: Store, database: Database) -> None:
 
 
 def test_transitions_are_those_written(store: Store, database: Database) -> None:
-    """Alerts that somebody else opens or closes meanwhile are not reported as own changes."""
+    """Alerts that another client opens or closes meanwhile are not reported as own changes."""
     record(store, [verdict("a", healthy=False)])
 
     def keep(transaction: Transaction) -> Recorded:
@@ -1049,7 +1049,7 @@ def test_indexes(database: Database) -> None:
 
 
 def test_indexes_of_somebody_else(database: Database) -> None:
-    """If the role may not create an index, the error says so."""
+    """If the role may not create an index, the error has the message of the server."""
     many(database)
     database.rows("CREATE ROLE ops_reader LOGIN PASSWORD 'x'")
     store = Store({"conninfo": database.as_user("ops_reader")})
