@@ -239,11 +239,11 @@ def test_limit() -> None:
     """At most ``limit`` runs are returned in order, also when the clock goes back."""
     assert len(read("* * * * *").slots(at("2020-01-01T00:00"), at("2026-01-01T00:00"))) == LIMIT
     assert len(read("@every 1s").slots(at("2020-01-01T00:00"), at("2026-01-01T00:00"))) == LIMIT
-    twice = read("0,30 2 * * *", "Europe/Berlin")
+    repeated = read("0,30 2 * * *", "Europe/Berlin")
     begin, end = at("2026-10-24T12:00"), at("2026-10-26T12:00")
     assert (
-        twice.slots(begin, end, 3)
-        == twice.slots(begin, end)[:3]
+        repeated.slots(begin, end, 3)
+        == repeated.slots(begin, end)[:3]
         == [at(f"2026-10-25T{time}") for time in ("00:00", "00:30", "01:00")]
     )
 

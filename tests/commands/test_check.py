@@ -180,11 +180,9 @@ def test_role(
     configured.rows("DROP ROLE ops_seer")
 
 
-def test_signs_of_life(
-    configured: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("configured")
+def test_signs_of_life(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a sign of life, `check` suspects the network of this machine, not the services."""
-    assert configured.url
     monkeypatch.setenv("DISPATCHER_HEALTH_URL", "")
     monkeypatch.setenv("DELIVERY_HEALTH_URL", "")
     monkeypatch.setenv("EVALUATOR_HEALTH_URL", "http://one.invalid")
@@ -199,14 +197,13 @@ def test_signs_of_life(
     assert signs[1].startswith("none: no name could be resolved: 2 of 2")
 
 
+@pytest.mark.usefixtures("configured")
 def test_services(
-    configured: Database,
     stubs: Stubs,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A service that does not answer is a warning, because a pass can run without it."""
-    assert configured.url
     stubs["ingest"].mode = "down"
     stubs["evaluator"].mode = "503"
     monkeypatch.setenv("DELIVERY_HEALTH_URL", "")
@@ -225,15 +222,14 @@ def test_services(
     assert findings["service delivery_worker"] == (OK, "not monitored: its URL is empty | ")
 
 
+@pytest.mark.usefixtures("configured")
 def test_unverified(
-    configured: Database,
     stubs: Stubs,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A service whose certificate is not verified gets a warning, for any answer."""
-    assert configured.url
     (tmp_path / "c.toml").write_text(
         f'[services.ingest]\nurl = "{stubs["ingest"].url}"\nskip_verify = true\n'
     )
@@ -248,11 +244,9 @@ def test_unverified(
     assert answer["state"] == OK
 
 
-def test_own_limits(
-    configured: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("configured")
+def test_own_limits(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that was not probed because of a limit of this process names the limit's remedy."""
-    assert configured.url
 
     def limited(targets: Sequence[Target], **_: object) -> list[Observation]:
         return [
@@ -266,8 +260,8 @@ def test_own_limits(
     assert text.startswith("not probed: no files | raise the limit that is named")
 
 
+@pytest.mark.usefixtures("configured")
 def test_nothing_to_do(
-    configured: Database,
     capsys: pytest.CaptureFixture[str],
     stubs: Stubs,
     monkeypatch: pytest.MonkeyPatch,
@@ -276,7 +270,6 @@ def test_nothing_to_do(
     for name in stubs.env:
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("SYSTEM_ALERT_ENABLED", "flase")
-    assert configured.url
     findings = check(capsys)
     assert findings["services"][0] == findings["SYSTEM_ALERT_ENABLED"][0] == WARNING
 
@@ -305,11 +298,9 @@ def test_not_permitted(
     configured.rows("DROP ROLE ops_checked")
 
 
-def test_away(
-    configured: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("configured")
+def test_away(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """An unreachable database is a fault, and the other checks still run."""
-    assert configured.url
     monkeypatch.setenv("DATABASE_URL", "postgresql://a:hush@127.0.0.1:9/d")
     findings = check(capsys, 3)
     assert findings["database"][0] == FAULT and "check that it runs" in findings["database"][1]
@@ -444,8 +435,8 @@ def test_type_under_a_view(readers: list[str], remedy: str) -> None:
     assert findings["table system_metrics"].remedy.startswith(remedy)
 
 
+@pytest.mark.usefixtures("configured")
 def test_cluster(
-    configured: Database,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -454,7 +445,6 @@ def test_cluster(
 
     CronJobs that it cannot read are a warning.
     """
-    assert configured.url
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "9")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
@@ -469,8 +459,8 @@ def test_cluster(
     assert check(capsys)["CronJobs"][0] == WARNING
 
 
+@pytest.mark.usefixtures("configured")
 def test_near_misses(
-    configured: Database,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -479,7 +469,7 @@ def test_near_misses(
 
     Its value is never shown. Variables that other programs read are not reported.
     """
-    assert configured.url and main(["init-db"]) == 0
+    assert main(["init-db"]) == 0
     (tmp_path / "own.toml").write_text(
         '[services.gate]\nurl = "http://127.0.0.1:9"\nheaders = { A = "${GATE_TOKEN}" }\n',
         encoding="utf-8",
@@ -548,8 +538,8 @@ def test_missing_by_another_name(
     assert main(["health", "--env-file", str(tmp_path / "none")]) == 2
 
 
+@pytest.mark.usefixtures("configured")
 def test_keys_of_the_env_file(
-    configured: Database,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -558,7 +548,7 @@ def test_keys_of_the_env_file(
 
     Settings, references of the catalogue and references in the file itself are read.
     """
-    assert configured.url and main(["init-db"]) == 0
+    assert main(["init-db"]) == 0
     (tmp_path / "own.toml").write_text(
         '[services.gate]\nurl = "http://127.0.0.1:9"\nheaders = { A = "${GATE_TOKEN}" }\n',
         encoding="utf-8",
@@ -591,19 +581,19 @@ def test_keys_of_the_env_file(
     )
 
 
+@pytest.mark.usefixtures("configured")
 @pytest.mark.parametrize(
     ("word", "is_odd"),
     [("maybe", True), ("flase", True), ("2", True), ("off", False), (" No ", False), ("", False)],
 )
 def test_odd_words(
-    configured: Database,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     word: str,
     is_odd: bool,
 ) -> None:
     """A switch with an unknown word counts as off. `check` and the log of a pass report it."""
-    assert configured.url and main(["init-db"]) == 0
+    assert main(["init-db"]) == 0
     monkeypatch.setenv("SYSTEM_ALERT_ENABLED", word)
     off = f"{word!r} is neither on nor off, and counts as off" if is_odd else "off"
     state, text = check(capsys)["SYSTEM_ALERT_ENABLED"]
@@ -626,11 +616,10 @@ def test_odd_words(
     assert "neither" not in capsys.readouterr().err, "the commands of people do not depend on it"
 
 
-def test_odd_level(
-    configured: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("configured")
+def test_odd_level(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown log level counts as INFO, and `check` reports it."""
-    assert configured.url and main(["init-db"]) == 0
+    assert main(["init-db"]) == 0
     for word in ("debug", "", "Warning "):
         monkeypatch.setenv("LOG_LEVEL", word)
         assert "LOG_LEVEL" not in check(capsys)

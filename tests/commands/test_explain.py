@@ -23,20 +23,20 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def explained(capsys: pytest.CaptureFixture[str]) -> Any:
+def explain(capsys: pytest.CaptureFixture[str]) -> Any:
     """Return a function that runs the command and returns its document."""
 
-    def explain(*arguments: str) -> Any:
+    def run(*arguments: str) -> Any:
         capsys.readouterr()
         assert main(["explain", "--output", "json", *arguments]) == 0
         return json.loads(capsys.readouterr().out)
 
-    return explain
+    return run
 
 
-def test_now(seeded: Database, explained: Any) -> None:
+def test_now(seeded: Database, explain: Any) -> None:
     """The answer has the state with its reason and beginning, the passes and the rule."""
-    answer = explained("evaluator")
+    answer = explain("evaluator")
     row = seeded.health()["evaluator"]
     assert (answer["state"], answer["reason"], answer["streak"]) == (
         "down",
@@ -51,9 +51,9 @@ def test_now(seeded: Database, explained: Any) -> None:
     assert [item["pass"] for item in answer["passes"]] == ["health", "metrics"]
 
 
-def test_alert_now(seeded: Database, explained: Any) -> None:
+def test_alert_now(seeded: Database, explain: Any) -> None:
     """The answer has the open alert, its evidence, and the person who acknowledged it."""
-    answer = explained("evaluator")
+    answer = explain("evaluator")
     _, alert = seeded.alerts()
     assert answer["alert"] == (
         f"alert {alert['id']} is open "
@@ -63,7 +63,7 @@ def test_alert_now(seeded: Database, explained: Any) -> None:
     evidence = answered_alert["evidence"]
     assert evidence == alert["details"]["evidence"] and evidence["version"] == __version__
     assert main(["alerts", "ack", str(alert["id"]), "--by", "kim"]) == 0
-    assert re.search(r", acknowledged by kim at [\d: -]+$", explained("evaluator")["alert"])
+    assert re.search(r", acknowledged by kim at [\d: -]+$", explain("evaluator")["alert"])
 
 
 def test_screen_now(seeded: Database, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,23 +80,23 @@ def test_screen_now(seeded: Database, capsys: pytest.CaptureFixture[str]) -> Non
     assert re.search(rf"^version +{__version__}$", plain, re.MULTILINE)
 
 
-def test_closed_by_a_person(seeded: Database, explained: Any) -> None:
+def test_closed_by_a_person(seeded: Database, explain: Any) -> None:
     """The answer names the person who closed the alert, if the table of actions exists."""
     _, alert = seeded.alerts()
     assert main(["alerts", "close", str(alert["id"]), "--by", "kim"]) == 0
     closed = rf"; kim closed alert {alert['id']} at [\d: -]{{19}}"
-    assert re.search(rf"finds it so{closed}$", explained("evaluator")["alert"])
+    assert re.search(rf"finds it so{closed}$", explain("evaluator")["alert"])
     seeded.rows("DROP TABLE ops_worker_action")
-    assert explained("evaluator")["alert"].endswith(", or a person has closed it since")
+    assert explain("evaluator")["alert"].endswith(", or a person has closed it since")
 
 
-def test_no_alert_yet(seeded: Database, explained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_alert_yet(seeded: Database, explain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer says how many unhealthy passes are missing until an alert opens."""
     _, alert = seeded.alerts()
     assert main(["alerts", "close", str(alert["id"]), "--by", "kim"]) == 0
     monkeypatch.setenv("ALERT_AFTER_FAILURES", "3")
     assert main(["health"]) == 0
-    answer = explained("evaluator")
+    answer = explain("evaluator")
     assert (answer["alert"], answer["streak"]) == (
         "no alert is open yet: 2 of 3 passes in a row found it so",
         2,
@@ -104,12 +104,12 @@ def test_no_alert_yet(seeded: Database, explained: Any, monkeypatch: pytest.Monk
     assert answer["rule"]["an alert opens after"] == "3 unhealthy passes in a row"
     monkeypatch.setenv("SYSTEM_ALERT_ENABLED", "off")
     assert (
-        explained("evaluator")["alert"]
+        explain("evaluator")["alert"]
         == "no alert is open: SYSTEM_ALERT_ENABLED is off, and so is the health pass"
     )
 
 
-def test_maintenance(seeded: Database, explained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maintenance(seeded: Database, explain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A maintenance, now or at the last health pass, is the reason why no alert is open."""
     seeded.rows(
         "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() "
@@ -118,12 +118,12 @@ def test_maintenance(seeded: Database, explained: Any, monkeypatch: pytest.Monke
     assert main(["maintenance", "start"]) == 0
     until = seeded.value("SELECT until FROM ops_worker_maintenance")
     assert (
-        explained("evaluator")["alert"]
+        explain("evaluator")["alert"]
         == f"no alert is open: there is maintenance until {until:%Y-%m-%d %H:%M:%S}"
     )
     monkeypatch.setenv("MAINTENANCE_UNTIL", "2999-01-01T00:00:00Z")
     assert (
-        explained("evaluator")["alert"]
+        explain("evaluator")["alert"]
         == "no alert is open: there is maintenance until 2999-01-01 00:00:00"
     )
     assert main(["maintenance", "end"]) == main(["health"]) == 0
@@ -140,21 +140,22 @@ def test_maintenance(seeded: Database, explained: Any, monkeypatch: pytest.Monke
         "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() "
         "WHERE status = 'OPEN' AND tenant_id = '__system__'"
     )
-    assert explained("evaluator")["alert"].startswith(
+    assert explain("evaluator")["alert"].startswith(
         "no alert is open: it opens with the next health pass"
     ), "the maintenance is over"
 
 
+@pytest.mark.usefixtures("seeded")
 def test_unknown_is_a_result(
-    seeded: Database, stubs: Stubs, explained: Any, capsys: pytest.CaptureFixture[str]
+    stubs: Stubs, explain: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A service with an unusable answer was probed.
 
     Its state `unknown` is a result of the health pass.
     """
     stubs["ingest"].mode = "bad-json"
-    assert seeded.url and main(["health"]) == 0
-    answer = explained("ingest")
+    assert main(["health"]) == 0
+    answer = explain("ingest")
     assert (answer["state"], answer["seen_by"]) == ("unknown", "the health pass")
     assert answer["alert"].startswith("alert ")
     assert re.fullmatch(
@@ -172,8 +173,8 @@ def test_unknown_is_a_result(
     )
 
 
+@pytest.mark.usefixtures("seeded")
 def test_secret_in_a_url(
-    seeded: Database,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -188,7 +189,6 @@ def test_secret_in_a_url(
         ("P", "hush"),
     ):
         monkeypatch.setenv(name, value)
-    assert seeded.url
     assert (
         main(["explain", "gate"])
         == main(["catalogue", "show"])
@@ -208,10 +208,10 @@ STOPPED = (
 """Makes all rows as old as if the health pass had stopped ten minutes ago."""
 
 
-def test_stale(seeded: Database, explained: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stale(seeded: Database, explain: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """If the health pass has stopped, the answer says that `status` shows the service as stale."""
     seeded.rows(STOPPED)
-    answer = explained("ingest")
+    answer = explain("ingest")
     assert (answer["state"], answer["seen_by"]) == ("healthy", "the metrics pass")
     assert answer["status_shows"] == "stale"
     assert (
@@ -221,12 +221,12 @@ def test_stale(seeded: Database, explained: Any, capsys: pytest.CaptureFixture[s
 
 
 def test_stale_without_a_ledger(
-    seeded: Database, explained: Any, capsys: pytest.CaptureFixture[str]
+    seeded: Database, explain: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without a ledger, an old row is stale, as in `status`."""
     seeded.rows(STOPPED)
     seeded.rows("DROP TABLE ops_worker_run")
-    answer = explained("ingest")
+    answer = explain("ingest")
     assert (answer["state"], answer["reason"], answer["alert"]) == (
         "stale",
         "no pass has looked since; it was healthy",
@@ -240,43 +240,43 @@ def test_stale_without_a_ledger(
     )
 
 
-def test_odd_details(seeded: Database, explained: Any) -> None:
+def test_odd_details(seeded: Database, explain: Any) -> None:
     """Without a ledger, a row with invalid details is still explained."""
     seeded.rows("DROP TABLE ops_worker_run")
     seeded.rows(
         "UPDATE service_health SET checked_at = now(), details = '[]' WHERE service = 'ingest'"
     )
-    assert explained("ingest")["state"] == "healthy"
+    assert explain("ingest")["state"] == "healthy"
     seeded.rows(
         "UPDATE service_health SET status = 'unhealthy', "
         """details = '{"http_status": 503, "since": "9"}' """
         "WHERE service = 'ingest'"
     )
-    answer = explained("ingest")
+    answer = explain("ingest")
     assert (answer["state"], answer["reason"], answer["streak"]) == ("unhealthy", "http 503", None)
     assert parse_time("0001-01-01T00:00:00+23:00") is None and parse_time(None) is None
 
 
-def test_others(seeded: Database, explained: Any) -> None:
+def test_others(seeded: Database, explain: Any) -> None:
     """The database, the worker and a service that is no longer monitored can be explained."""
-    answer = explained("postgres")
+    answer = explain("postgres")
     assert (answer["state"], answer["rule"]["an alert opens"]) == ("healthy", "never")
     seeded.move_samples(
         "time - interval '1 hour'", "service = 'postgres' AND time > now() - interval '55 min'"
     )
-    answer = explained("postgres")
+    answer = explain("postgres")
     assert (answer["state"], answer["last_state"]) == ("stale", "healthy")
     seeded.rows("DELETE FROM system_metrics WHERE service = 'postgres'")
-    assert explained("postgres")["state"] == "unknown"
-    answer = explained("ops_worker")
+    assert explain("postgres")["state"] == "unknown"
+    answer = explain("ops_worker")
     assert (answer["state"], answer["seen_by"]) == ("healthy", "its passes")
     seeded.move_samples("time - interval '181 seconds'", "tags ->> 'pass' = 'metrics'")
-    answer = explained("ops_worker")
+    answer = explain("ops_worker")
     assert (answer["state"], answer["reason"]) == ("stale", "not recorded for 3 periods: metrics")
     seeded.rows("DELETE FROM system_metrics WHERE service = 'ops_worker'")
-    assert explained("ops_worker")["state"] == "unknown"
+    assert explain("ops_worker")["state"] == "unknown"
     seeded.rows("UPDATE service_health SET service = 'gone' WHERE service = 'ingest'")
-    answer = explained("gone")
+    answer = explain("gone")
     assert (answer["state"], answer["rule"]) == (
         "healthy",
         {
@@ -287,19 +287,19 @@ def test_others(seeded: Database, explained: Any) -> None:
     )
 
 
-def test_row_in_the_past(seeded: Database, explained: Any) -> None:
+def test_row_in_the_past(seeded: Database, explain: Any) -> None:
     """Without a ledger, a row counts from the beginning of its streak, if a pass ran then."""
     begun = "details = details || jsonb_build_object('since', now() - interval '3 hours')"
     seeded.rows(f"UPDATE service_health SET {begun} WHERE service IN ('ingest', 'evaluator')")
     seeded.rows("DROP TABLE ops_worker_span")
-    answer = explained("evaluator", "--at", "50m")
+    answer = explain("evaluator", "--at", "50m")
     assert (answer["state"], answer["reason"], answer["streak"], answer["seen_by"]) == (
         "unhealthy",
         "",
         None,
         "the health pass",
     )
-    answer = explained("ingest", "--at", "70m")
+    answer = explain("ingest", "--at", "70m")
     assert (answer["state"], answer["reason"]) == (
         "stale",
         "no pass has looked since; it was healthy",
@@ -309,45 +309,39 @@ def test_row_in_the_past(seeded: Database, explained: Any) -> None:
         "WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health' "
         "AND time < now() - interval '1 minute'"
     )
-    assert explained("ingest", "--at", "50m")["state"] == "stale"
+    assert explain("ingest", "--at", "50m")["state"] == "stale"
 
 
-def test_status_of_an_alert(seeded: Database, explained: Any) -> None:
+def test_status_of_an_alert(seeded: Database, explain: Any) -> None:
     """Whether an alert is open depends on its status alone. Times are UTC in any database."""
     seeded.rows(
         f"ALTER DATABASE {seeded.value('SELECT current_database()')} SET timezone = 'Asia/Tokyo'"
     )
     alert = seeded.alerts()[0]
-    answer = explained(
-        "dispatcher", "--at", (alert["created_at"] + timedelta(minutes=1)).isoformat()
-    )
+    answer = explain("dispatcher", "--at", (alert["created_at"] + timedelta(minutes=1)).isoformat())
     assert answer["alert"] == (
         f"alert {alert['id']} is open "
         f"since {alert['created_at'].astimezone(UTC):%Y-%m-%d %H:%M:%S}, "
         "not acknowledged"
     ), "alex acknowledged it later"
-    later = explained(
-        "dispatcher", "--at", (alert["created_at"] + timedelta(minutes=4)).isoformat()
-    )
+    later = explain("dispatcher", "--at", (alert["created_at"] + timedelta(minutes=4)).isoformat())
     assert later["alert"].split("by ")[1].startswith("alex at ")
-    assert explained("dispatcher", "--at", "50m")["alerts"] == []
+    assert explain("dispatcher", "--at", "50m")["alerts"] == []
     seeded.rows("UPDATE fleet_alert SET closed_at = NULL WHERE id = %s", alert["id"])
-    assert explained("dispatcher")["alert"] == "no alert is open"
+    assert explain("dispatcher")["alert"] == "no alert is open"
     seeded.rows(
         "UPDATE fleet_alert SET status = 'OPEN', closed_at = now() - interval '1 hour' "
         "WHERE id = %s",
         alert["id"],
     )
-    assert explained("dispatcher")["alert"].startswith(f"alert {alert['id']} is open")
-    assert explained("delivery")["service"] == "delivery_worker", (
+    assert explain("dispatcher")["alert"].startswith(f"alert {alert['id']} is open")
+    assert explain("delivery")["service"] == "delivery_worker", (
         "a service is found by the name of its series"
     )
 
 
 @pytest.mark.usefixtures("configured")
-def test_rule(
-    stubs: Stubs, explained: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_rule(stubs: Stubs, explain: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The rule comes from the catalogue, whose thresholds override the settings."""
     (tmp_path / "catalogue.toml").write_text(
         f"""[services.odd]
@@ -366,7 +360,7 @@ conditions = [{{ pointer = "/counters/queue_depth", at_most = 100 }}]
     )
     monkeypatch.setenv("OPS_WORKER_CATALOGUE", str(tmp_path / "catalogue.toml"))
     assert main(["init-db"]) == 0
-    answer = explained("odd")
+    answer = explain("odd")
     assert (answer["state"], answer["alert"], answer["turns"], answer["observations"]) == (
         "unknown",
         "no alert is open",
@@ -443,7 +437,7 @@ def sentences(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str,
 
 
 @pytest.fixture
-def new(seeded: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Database:
+def with_shop(seeded: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Database:
     """Return a database whose passes ran before a service was added to the catalogue.
 
     The port of the service is closed.
@@ -462,9 +456,9 @@ UNSEEN = (
 
 
 def test_new_service(
-    new: Database,
+    with_shop: Database,
     capsys: pytest.CaptureFixture[str],
-    explained: Any,
+    explain: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A service that no pass has probed is unknown, and the reason names the passes that ran."""
@@ -474,37 +468,37 @@ def test_new_service(
     assert "\nno pass has recorded its state\n" in other_lines
     assert "\nno pass has recorded anything about it\n" in other_lines
     assert re.search(r"^health +[\d: -]+ +\d+ s$", other_lines, re.MULTILINE)
-    answer = explained("shop")
+    answer = explain("shop")
     assert (answer["state"], answer["reason"]) == ("unknown", UNSEEN.partition(": ")[2])
     monkeypatch.setenv("SYSTEM_ALERT_ENABLED", "off")
     assert sentences(capsys, "shop")[:2] == (UNSEEN, "no alert is open")
-    assert explained("shop")["rule"]["an alert opens after"] == "never: SYSTEM_ALERT_ENABLED is off"
+    assert explain("shop")["rule"]["an alert opens after"] == "never: SYSTEM_ALERT_ENABLED is off"
     monkeypatch.delenv("SYSTEM_ALERT_ENABLED")
     monkeypatch.setenv("MAINTENANCE_UNTIL", "2999-01-01T00:00:00Z")
     assert sentences(capsys, "shop")[:2] == (UNSEEN, "no alert is open")
-    new.rows(
+    with_shop.rows(
         "DELETE FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'"
     )
     assert sentences(capsys, "shop")[0] == UNSEEN, "the ledger knows that it ran"
-    new.rows("DELETE FROM ops_worker_run WHERE pass = 'health'")
+    with_shop.rows("DELETE FROM ops_worker_run WHERE pass = 'health'")
     reason = (
         "the last metrics pass did not probe it: it was not in the catalogue then, "
         "or it had no time left for it"
     )
     assert sentences(capsys, "shop")[0] == f"nothing is known about shop: {reason}"
-    new.rows("DELETE FROM system_metrics WHERE service = 'ops_worker'")
-    new.rows("DELETE FROM ops_worker_run")
+    with_shop.rows("DELETE FROM system_metrics WHERE service = 'ops_worker'")
+    with_shop.rows("DELETE FROM ops_worker_run")
     assert sentences(capsys, "shop")[0] == "nothing is known about shop: no pass has looked"
 
 
 def test_first_pass_of_a_new_service(
-    new: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    with_shop: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the first pass of either kind, its result is shown.
 
     The answer does not mention a closed alert.
     """
-    assert new.url and main(["metrics"]) == 0
+    assert main(["metrics"]) == 0
     first, second, _ = sentences(capsys, "shop")
     assert re.fullmatch(
         r"shop is down, unhealthy since [\d: -]+, when it was first seen: Connection refused "
@@ -518,7 +512,7 @@ def test_first_pass_of_a_new_service(
         == "no alert is open: it opens once 3 health passes in a row find it so"
     )
     assert main(["health"]) == 0
-    new.rows("DELETE FROM system_metrics WHERE service = 'shop'")
+    with_shop.rows("DELETE FROM system_metrics WHERE service = 'shop'")
     first, second, other_lines = sentences(capsys, "shop")
     assert re.fullmatch(
         r"shop is down, unhealthy since [\d: -]+, when it was first seen: Connection refused "
@@ -531,13 +525,13 @@ def test_first_pass_of_a_new_service(
 
 
 def test_service_that_is_gone(
-    new: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    with_shop: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reason why no alert is open can be that no pass monitors the service any more."""
     assert main(["maintenance", "start"]) == main(["health"]) == main(["maintenance", "end"]) == 0
     monkeypatch.delenv("OPS_WORKER_CATALOGUE")
     assert sentences(capsys, "shop")[1] == "no alert is open: no pass watches it any more"
-    new.rows(
+    with_shop.rows(
         "INSERT INTO system_metrics (time, metric_name, service, value) "
         "VALUES (now() - interval '2 hours', 'healthy', 'odd', 1)"
     )
@@ -546,9 +540,9 @@ def test_service_that_is_gone(
     )
 
 
-def test_maintenance_that_is_over(new: Database, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("with_shop")
+def test_maintenance_that_is_over(capsys: pytest.CaptureFixture[str]) -> None:
     """A maintenance that ended since the last health pass is not shown as running."""
-    assert new.url
     assert main(["maintenance", "start"]) == main(["health"]) == main(["maintenance", "end"]) == 0
     assert sentences(capsys, "shop")[1] == (
         "no alert is open: at the last health pass there was maintenance; "
@@ -584,7 +578,7 @@ def test_no_alert_for_the_database(
 def test_no_alert_for_the_worker(
     configured: Database,
     capsys: pytest.CaptureFixture[str],
-    explained: Any,
+    explain: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While a pass is stale and no alert is open, the answer has the reason."""
@@ -603,15 +597,13 @@ def test_no_alert_for_the_worker(
     assert sentences(capsys, "ops_worker")[1].startswith(
         "no alert is open: RECORD_OWN_METRICS is off, so that no pass can tell that the other"
     )
-    assert explained("ops_worker")["rule"] == {"an alert opens": "never: RECORD_OWN_METRICS is off"}
+    assert explain("ops_worker")["rule"] == {"an alert opens": "never: RECORD_OWN_METRICS is off"}
     monkeypatch.setenv("SYSTEM_ALERT_ENABLED", "off")
     assert (
         sentences(capsys, "ops_worker")[1]
         == "no alert is open: SYSTEM_ALERT_ENABLED is off, and so is the health pass"
     )
-    assert explained("ops_worker")["rule"] == {
-        "an alert opens": "never: SYSTEM_ALERT_ENABLED is off"
-    }
+    assert explain("ops_worker")["rule"] == {"an alert opens": "never: SYSTEM_ALERT_ENABLED is off"}
     for name in ("RECORD_OWN_METRICS", "SYSTEM_ALERT_ENABLED"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("MAINTENANCE_UNTIL", "2999-01-01T00:00:00Z")

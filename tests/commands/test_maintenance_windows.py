@@ -33,7 +33,7 @@ def listed(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return items
 
 
-def opened(database: Database) -> set[str]:
+def alerted_services(database: Database) -> set[str]:
     """Return the services that have an open alert."""
     return {row["details"]["service"] for row in database.alerts() if row["status"] == "OPEN"}
 
@@ -57,7 +57,7 @@ def test_some_services(
     assert main(["health"]) == 0
     closing = capsys.readouterr().out
     assert "3 under maintenance: ingest, evaluator, delivery_worker" in closing
-    assert opened(configured) == {"dispatcher"}
+    assert alerted_services(configured) == {"dispatcher"}
     assert [row["status"] for row in configured.alerts()] == ["CLOSED", "OPEN"]
     assert configured.health()["evaluator"]["details"]["streak"] == 1
     values = "SELECT value FROM system_metrics WHERE metric_name = 'maintenance'"
@@ -69,7 +69,7 @@ def test_some_services(
         "maintenance 1 has ended; no maintenance is running; alerts open\n"
     )
     assert main(["health"]) == 0
-    assert opened(configured) == {"dispatcher", "evaluator"}
+    assert alerted_services(configured) == {"dispatcher", "evaluator"}
 
 
 def test_document_of_a_pass(
@@ -104,10 +104,10 @@ def test_the_worker_itself(configured: Database, stubs: Stubs) -> None:
         """1, '{"pass": "metrics"}')"""
     )
     assert start("--service", "ops_worker") == main(["health"]) == 0
-    assert opened(configured) == set()
+    assert alerted_services(configured) == set()
     assert start("--service", "ingest") == main(["maintenance", "end", "1"]) == 0
     assert main(["health"]) == 0
-    assert opened(configured) == {"ops_worker"}
+    assert alerted_services(configured) == {"ops_worker"}
 
 
 @pytest.mark.usefixtures("configured")
@@ -148,7 +148,7 @@ def test_planned(configured: Database, stubs: Stubs, capsys: pytest.CaptureFixtu
     assert main(["maintenance", "status"]) == 0
     assert capsys.readouterr().out == "no maintenance is running; alerts open\n"
     assert main(["health"]) == 0
-    assert opened(configured) == {"ingest"}
+    assert alerted_services(configured) == {"ingest"}
 
 
 def test_begin_and_end_of_a_planned_window(
@@ -162,14 +162,14 @@ def test_begin_and_end_of_a_planned_window(
     stubs["evaluator"].mode = "down"
     configured.rows("UPDATE ops_worker_maintenance_window SET begins = now() - interval '1 minute'")
     assert main(["health"]) == 0
-    assert opened(configured) == {"ingest"}
+    assert alerted_services(configured) == {"ingest"}
     assert re.search(r"maintenance until [\d: -]+ UTC: no alert opens", capsys.readouterr().out)
     assert main(["status", "--output", "json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["maintenance"]["id"] == 1
     configured.rows("UPDATE ops_worker_maintenance_window SET begins = now() - interval '2 hours'")
     assert main(["health"]) == 0
-    assert opened(configured) == {"ingest", "evaluator"}
+    assert alerted_services(configured) == {"ingest", "evaluator"}
     assert main(["maintenance", "end", "1"]) == 2
     assert "maintenance 1 is neither running nor planned; none is" in capsys.readouterr().err
 
@@ -199,7 +199,7 @@ def test_repeated(configured: Database, stubs: Stubs, capsys: pytest.CaptureFixt
         line,
     )
     assert main(["health"]) == 0
-    assert opened(configured) == set()
+    assert alerted_services(configured) == set()
     (item,) = listed(capsys)
     assert (item["state"], item["every"], item["zone"]) == ("running", f"{weekday} {clock}", "UTC")
     assert main(["maintenance", "list"]) == 0
@@ -208,7 +208,7 @@ def test_repeated(configured: Database, stubs: Stubs, capsys: pytest.CaptureFixt
     day_after = f"{now + timedelta(days=1):%A} {clock}"
     configured.rows("UPDATE ops_worker_maintenance_window SET recurrence = %s", day_after)
     assert main(["health"]) == 0
-    assert opened(configured) == {"ingest"}
+    assert alerted_services(configured) == {"ingest"}
     assert main(["maintenance", "end", "1", "--by", "lee"]) == 0
     assert listed(capsys) == []
     assert main(["maintenance", "list"]) == 0
@@ -487,7 +487,7 @@ def test_a_release_before_windows(configured: Database, stubs: Stubs) -> None:
     assert configured.alerts() == []
     configured.rows("DELETE FROM ops_worker_maintenance")
     assert main(["health"]) == 0
-    assert opened(configured) == {"ingest"}
+    assert alerted_services(configured) == {"ingest"}
     assert start() == 0
     assert configured.value("SELECT count(*) FROM ops_worker_maintenance WHERE until > now()") == 1
 

@@ -69,9 +69,10 @@ def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_pass(shop: Stub, database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("shop")
+def test_pass(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """A health pass records the days left in the row and as a metric, and opens the alert."""
-    assert shop and main(["init-db"]) == 0
+    assert main(["init-db"]) == 0
     services = {item["service"]: item for item in document(capsys, "health")["services"]}
     assert {name: (item["state"], item["reason"]) for name, item in services.items()} == {
         "shop": ("degraded", SHOP),
@@ -115,9 +116,10 @@ def test_pass(shop: Stub, database: Database, capsys: pytest.CaptureFixture[str]
     ]
 
 
-def test_metrics_pass(shop: Stub, database: Database) -> None:
+@pytest.mark.usefixtures("shop")
+def test_metrics_pass(database: Database) -> None:
     """The metrics pass only records whether each service is healthy."""
-    assert shop and main(["metrics"]) == 0
+    assert main(["metrics"]) == 0
     ours = {key: value for key, value in database.samples().items() if key[0] != "postgres"}
     assert {key: value for key, value in ours.items() if key[0] != "platform"} == {
         ("shop.web", "healthy"): 0,
@@ -126,19 +128,19 @@ def test_metrics_pass(shop: Stub, database: Database) -> None:
     }
 
 
-def test_without_self_metrics(
-    shop: Stub, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("shop")
+def test_without_self_metrics(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """With RECORD_OWN_METRICS off, only the row has the days left."""
     monkeypatch.setenv("RECORD_OWN_METRICS", "off")
-    assert shop and main(["health"]) == 0
+    assert main(["health"]) == 0
     assert database.health()["shop"]["details"]["certificate_days_left"] == 13
     assert database.samples() == {}
 
 
-def test_days_left_in_status(shop: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("shop")
+def test_days_left_in_status(capsys: pytest.CaptureFixture[str]) -> None:
     """`status` shows the days left, in its document and on its screen."""
-    assert shop and main(["init-db"]) == main(["health"]) == 0
+    assert main(["init-db"]) == main(["health"]) == 0
     services = {item["service"]: item for item in document(capsys, "status")["services"]}
     assert services["shop"]["certificate_days_left"] == 13
     assert services["port"]["certificate_days_left"] is None
@@ -148,9 +150,10 @@ def test_days_left_in_status(shop: Stub, capsys: pytest.CaptureFixture[str]) -> 
     assert "certificate_days_left" in screen
 
 
-def test_days_left_in_explain(shop: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("shop")
+def test_days_left_in_explain(capsys: pytest.CaptureFixture[str]) -> None:
     """`explain` shows the days left, and the conditions of the service."""
-    assert shop and main(["init-db"]) == main(["health"]) == 0
+    assert main(["init-db"]) == main(["health"]) == 0
     answer = document(capsys, "explain", "shop")
     assert (answer["certificate_days_left"], answer["reason"]) == (13, SHOP)
     assert answer["rule"]["healthy when"] == (
@@ -162,27 +165,28 @@ def test_days_left_in_explain(shop: Stub, capsys: pytest.CaptureFixture[str]) ->
     assert "its certificate expires in 13 days\n" in capsys.readouterr().out
 
 
-def test_days_left_in_the_report(shop: Stub, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("shop")
+def test_days_left_in_the_report(tmp_path: Path) -> None:
     """`report` shows the days left of each certificate."""
-    assert shop and main(["init-db"]) == main(["health"]) == 0
+    assert main(["init-db"]) == main(["health"]) == 0
     assert main(["report", "-o", str(tmp_path / "r.html")]) == 0
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert page.count("Its certificate expires in 13 days.") == 2
 
 
+@pytest.mark.usefixtures("shop")
 @pytest.mark.parametrize(
     ("value", "days_left"),
     [('"<b>"', None), ("[1]", None), ("true", None), ("1e300", None), ("-3", -3)],
 )
 def test_odd_days_left(
-    shop: Stub,
     database: Database,
     capsys: pytest.CaptureFixture[str],
     value: str,
     days_left: int | None,
 ) -> None:
     """Readers accept any value that another program wrote into the row."""
-    assert shop and main(["init-db"]) == main(["health"]) == 0
+    assert main(["init-db"]) == main(["health"]) == 0
     database.rows(
         "UPDATE service_health "
         "SET details = details || jsonb_build_object('certificate_days_left', %s::jsonb)",
@@ -193,9 +197,10 @@ def test_odd_days_left(
     assert document(capsys, "explain", "shop")["certificate_days_left"] == days_left
 
 
-def test_check(shop: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("shop")
+def test_check(capsys: pytest.CaptureFixture[str]) -> None:
     """`check` shows when certificates expire, and a remedy if that is too soon."""
-    assert shop and main(["init-db"]) == 0
+    assert main(["init-db"]) == 0
     capsys.readouterr()
     main(["check"])
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]

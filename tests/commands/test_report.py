@@ -72,10 +72,10 @@ def test_what_is_not_known_is_not_green(
     assert "not in this period" in page
 
 
+@pytest.mark.usefixtures("seeded")
 @pytest.mark.integration
-def test_where_it_is_written(seeded: Database, tmp_path: Path) -> None:
+def test_where_it_is_written(tmp_path: Path) -> None:
     """A link stays a link, a file keeps its mode, and a pipe receives the page."""
-    assert seeded
     page, link, pipe = tmp_path / "page.html", tmp_path / "link.html", tmp_path / "pipe"
     page.write_text("old")
     page.chmod(0o640)

@@ -24,15 +24,14 @@ if TYPE_CHECKING:
 SCREENSHOTS = Path(__file__).parent.parent.parent / "screenshots"
 
 
+@pytest.mark.usefixtures("seeded")
 @pytest.mark.acceptance
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everyone_can_read_it(
-    seeded: Database, browser: Browser, tmp_path: Path, scheme: str
-) -> None:
+def test_everyone_can_read_it(browser: Browser, tmp_path: Path, scheme: str) -> None:
     """The page has no console message and no request, is accessible, and can be printed."""
     from axe_playwright_python.sync_playwright import Axe
 
-    assert seeded and main(["report", "-o", str(tmp_path / "r.html"), "--since", "2h"]) == 0
+    assert main(["report", "-o", str(tmp_path / "r.html"), "--since", "2h"]) == 0
     messages: list[str] = []
     page = opened(browser, tmp_path / "r.html", scheme, messages)
     assert messages == [(tmp_path / "r.html").as_uri()]
@@ -145,10 +144,10 @@ def test_its_charts_have_their_points(seeded: Database, browser: Browser, tmp_pa
         )
         assert float(chart["latest"]) == rows[-1]["value"]
         if metric in {"messages_received", "messages_written", "rules_evaluated"}:
-            around = zip([None, *rows], rows, [*rows[1:], None], strict=False)
-            placed = [
+            triples = zip([None, *rows], rows, [*rows[1:], None], strict=False)
+            plausible = [
                 b
-                for a, b, c in around
+                for a, b, c in triples
                 if not (
                     a
                     and c
@@ -162,7 +161,7 @@ def test_its_charts_have_their_points(seeded: Database, browser: Browser, tmp_pa
                     b["value"] - a["value"] if b["value"] >= a["value"] else b["value"],
                     (b["time"] - a["time"]).total_seconds(),
                 )
-                for a, b in pairwise(placed)
+                for a, b in pairwise(plausible)
             ]
         else:
             steps = [(row["time"], row["value"], 1.0) for row in rows]

@@ -477,12 +477,12 @@ def test_hostile_names(look: Looks, reader: Reader) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= 1280
 
 
-def test_on_a_phone(short: Looks, reader: Reader) -> None:
+@pytest.mark.usefixtures("short")
+def test_on_a_phone(reader: Reader) -> None:
     """Names stand above their bars, and rows are cards with the names of their columns.
 
     Nothing is cut off.
     """
-    assert short.now
     for since in ("2h", "7d"):
         page = reader.page("--since", since, width=390)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -513,12 +513,12 @@ def test_on_a_phone(short: Looks, reader: Reader) -> None:
         assert wide == 0, "no word is wider than its place"
 
 
-def test_days_by_keyboard_and_ear(short: Looks, reader: Reader) -> None:
+@pytest.mark.usefixtures("short")
+def test_days_by_keyboard_and_ear(reader: Reader) -> None:
     """The days of a service are one tab stop.
 
     Arrow keys move between the days and read them out.
     """
-    assert short.now
     page = reader.page("--since", "7d")
     group = page.get_by_role("radiogroup", name="Days of a, in UTC")
     days = group.get_by_role("radio")
@@ -537,9 +537,9 @@ def test_days_by_keyboard_and_ear(short: Looks, reader: Reader) -> None:
     assert group.get_by_role("radio", name=names[3]).count() == 1
 
 
-def test_states_differ_without_colour(short: Looks, reader: Reader) -> None:
+@pytest.mark.usefixtures("short")
+def test_states_differ_without_colour(reader: Reader) -> None:
     """Each state has its own height in bars, calendars and the key, also on paper."""
-    assert short.now
     page = reader.page("--since", "2h")
     heights = page.evaluate(
         "[...document.querySelectorAll('.key .mark')]"
@@ -560,11 +560,11 @@ def test_states_differ_without_colour(short: Looks, reader: Reader) -> None:
     )
 
 
-def test_accessible(short: Looks, reader: Reader) -> None:
+@pytest.mark.usefixtures("short")
+def test_accessible(reader: Reader) -> None:
     """Bars and calendars are accessible, on a phone and on a desktop."""
     from axe_playwright_python.sync_playwright import Axe
 
-    assert short.now
     for since, scheme, width in (
         ("2h", "light", 390),
         ("2h", "dark", 1280),

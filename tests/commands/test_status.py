@@ -140,15 +140,15 @@ def test_series(
             rows[-1]["value"],
             rows[-1]["time"].astimezone(UTC).isoformat(),
         )
-        around = zip([None, *rows], rows, [*rows[1:], None], strict=False)
-        placed = [
+        triples = zip([None, *rows], rows, [*rows[1:], None], strict=False)
+        plausible = [
             b["value"]
-            for a, b, c in around
+            for a, b, c in triples
             if not (
                 a and c and a["value"] <= c["value"] and not a["value"] <= b["value"] <= c["value"]
             )
         ]
-        steps = [b - a if b >= a else b for a, b in pairwise(placed)]
+        steps = [b - a if b >= a else b for a, b in pairwise(plausible)]
         elapsed = (rows[-1]["time"] - rows[0]["time"]).total_seconds()
         expected = (
             None

@@ -74,7 +74,8 @@ def by_name(document: Document) -> dict[str, Document]:
     return {item["service"]: item for item in document["services"]}
 
 
-def test_states_by_hand(past: Looks, read: Callable[..., Document]) -> None:
+@pytest.mark.usefixtures("past")
+def test_states_by_hand(read: Callable[..., Document]) -> None:
     """Each bucket has its state.
 
     There are outages, a hole, a service that was not probed, and one that was added later.
@@ -89,10 +90,10 @@ def test_states_by_hand(past: Looks, read: Callable[..., Document]) -> None:
             worse = following if following in {"degraded", "down", "unknown"} else own
             assert state in {own, worse}, (name, index, states)
         assert {*states} == {*expected}
-    assert past.now
 
 
-def test_equals_the_history(past: Looks, read: Callable[..., Document]) -> None:
+@pytest.mark.usefixtures("past")
+def test_equals_the_history(read: Callable[..., Document]) -> None:
     """States and availability equal those of `history` in the same period."""
     for since in ("2h", "50m", "7d", "1y", (datetime.now(UTC) - timedelta(hours=1)).isoformat()):
         document = read("status", "--since", since)
@@ -123,7 +124,6 @@ def test_equals_the_history(past: Looks, read: Callable[..., Document]) -> None:
                 ]
                 half_seen = seconds.get("healthy", 0) >= seconds.get("unseen", 0)
                 assert state == (worst or ["healthy" if half_seen else "unseen"])[0]
-    assert past.now
 
 
 LASTED = """

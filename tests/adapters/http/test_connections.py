@@ -88,6 +88,7 @@ def test_tcp_over_ipv6() -> None:
         assert judge(look(f"tcp://[::1]:{listener.getsockname()[1]}")).healthy
 
 
+@pytest.mark.usefixtures("authority")
 @pytest.mark.parametrize("scheme", ["tcp", "tls"])
 @pytest.mark.parametrize(
     ("host", "reason_class", "error"),
@@ -96,11 +97,8 @@ def test_tcp_over_ipv6() -> None:
         ("no-such-host.invalid", "name", "name resolution failed: "),
     ],
 )
-def test_unreachable(
-    authority: trustme.CA, stub: Stub, scheme: str, host: str, reason_class: str, error: str
-) -> None:
+def test_unreachable(stub: Stub, scheme: str, host: str, reason_class: str, error: str) -> None:
     """Without a connection the service is down, with the same reasons as for other probes."""
-    assert authority
     stub.mode = "down"
     observation = look(f"{scheme}://{host}:{stub.port}")
     assert (observation.failure, observation.reason_class) == (Failure.NO_CONNECTION, reason_class)
@@ -135,9 +133,9 @@ def test_tls_name(authority: trustme.CA) -> None:
     assert observation.error.startswith("TLS: certificate verify failed: ")
 
 
-def test_tls_bad(authority: trustme.CA, stub: Stub) -> None:
+@pytest.mark.usefixtures("authority")
+def test_tls_bad(stub: Stub) -> None:
     """An unknown authority, a port without TLS and a silent port have their own reasons."""
-    assert authority
     with served(trustme.CA()) as other:
         observation = look(other.url.replace("https", "tls"))
         assert (observation.failure, observation.reason_class) == (Failure.NO_CONNECTION, "tls")

@@ -469,9 +469,9 @@ def test_no_close_notify(authority: trustme.CA) -> None:
     assert (observation.http_status, observation.body) == (200, OBJECT)
 
 
-def test_tls_on_a_plain_port(authority: trustme.CA) -> None:
+@pytest.mark.usefixtures("authority")
+def test_tls_on_a_plain_port() -> None:
     """The reason for TLS on a plain HTTP port says that the port speaks no TLS."""
-    assert authority
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
@@ -488,10 +488,10 @@ def test_tls_on_a_plain_port(authority: trustme.CA) -> None:
     )
 
 
+@pytest.mark.usefixtures("authority")
 @pytest.mark.parametrize("how", ["closes", "resets"])
-def test_the_handshake_breaks_off(authority: trustme.CA, how: str) -> None:
+def test_the_handshake_breaks_off(how: str) -> None:
     """A server that ends the connection during the handshake is a TLS failure too."""
-    assert authority
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:

@@ -74,7 +74,7 @@ def test_windows(database: Database) -> None:
         everything = insert_windows(database, numbers, now)
 
         def check(transaction: Transaction) -> int:
-            lasting = 0
+            total = 0
             for _ in range(120):
                 since = now + timedelta(minutes=numbers.randint(-500_000, 50_000))
                 until = since + timedelta(minutes=numbers.choice([0, 0, 60, 100_000]))
@@ -95,8 +95,8 @@ def test_windows(database: Database) -> None:
                 for row in rows:
                     assert row.ended_by in {None, "lee"}
                     assert row.covers("a")
-                lasting += len(expected)
-            return lasting
+                total += len(expected)
+            return total
 
         assert store.read(check, optional_tables=[WINDOW_TABLE]) > 1000
 
