@@ -324,12 +324,19 @@ def test_nothing_is_replaced(configured: Database, capsys: pytest.CaptureFixture
     assert configured.rows(WINDOWS)[7]["ended_at"] is None, "it had ended already"
 
 
-def test_person_and_reason(seeded: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """`history`, `report`, `status` and `explain` show a window, its services and its people."""
+@pytest.fixture
+def with_window(seeded: Database, capsys: pytest.CaptureFixture[str]) -> Database:
+    """Return a database with a window of the evaluator, which began 40 minutes ago."""
     reason = "<b>new</b>\x1b[2J\nswitch"
     assert start("--service", "evaluator", "--reason", reason, "--for", "2h") == 0
     seeded.rows("UPDATE ops_worker_maintenance_window SET begins = now() - interval '40 minutes'")
     capsys.readouterr()
+    return seeded
+
+
+@pytest.mark.usefixtures("with_window")
+def test_person_and_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    """`status`, `explain` and `history` show a window of their services, person and reason."""
     assert main(["status"]) == 0
     row = r"evaluator +kim(?: +|\n +)<b>new</b> \[2J switch$"
     assert re.search(rf"^(79|80) min +{row}", capsys.readouterr().out, re.MULTILINE)
@@ -339,8 +346,12 @@ def test_person_and_reason(seeded: Database, capsys: pytest.CaptureFixture[str])
     for arguments in (["explain", "ingest"], ["history", "ingest"]):
         assert main(arguments) == 0
         assert "evaluator  kim" not in capsys.readouterr().out
+
+
+def test_ended_window(with_window: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """The actions, `history` and `report` have the people who started and ended a window."""
     assert main(["maintenance", "end", "1", "--by", "lee"]) == 0
-    actions = seeded.rows("SELECT * FROM ops_worker_action ORDER BY id")
+    actions = with_window.rows("SELECT * FROM ops_worker_action ORDER BY id")
     assert [(action["action"], action["services"], action["by"]) for action in actions] == [
         ("maintenance_started", ["evaluator"], "kim"),
         ("maintenance_ended", ["evaluator"], "lee"),

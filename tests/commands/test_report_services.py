@@ -333,10 +333,7 @@ def test_every_figure_follows_from_the_spans(past: Looks, reader: Reader) -> Non
 
 
 def test_now(past: Looks, reader: Reader) -> None:
-    """The page begins with the verdict of `status` and the unhealthy services.
-
-    It shows people and their reasons.
-    """
+    """The page begins with the verdict of `status`, the unhealthy services and the alerts."""
     past.database.rows(
         "UPDATE service_health SET checked_at = now() - interval '1 h' WHERE service = 'c'"
     )
@@ -353,7 +350,6 @@ def test_now(past: Looks, reader: Reader) -> None:
     (alert,) = status["alerts"]
     assert [service, int(number), state, person] == ["a", alert["id"], "acknowledged", "kim"]
     assert opened_at == alert["created_at"]
-    assert "started by lee: a & b" in page.inner_text("#now-maintenance")
     figures = page.evaluate(SERVICES)
     assert {name: item["now"] for name, item in figures.items()} == {
         "a": "down",
@@ -361,6 +357,12 @@ def test_now(past: Looks, reader: Reader) -> None:
         "c": "stale",
         "d": None,
     }
+
+
+def test_people(past: Looks, reader: Reader) -> None:
+    """The page shows the maintenances and the actions of people, with their reasons."""
+    page = reader.page("--since", "24h")
+    assert "started by lee: a & b" in page.inner_text("#now-maintenance")
     maintenances = data(page, "#announced")
     assert [row[3:] for row in maintenances] == [
         ["all", "lee", "a & b", "-"],
@@ -368,6 +370,7 @@ def test_now(past: Looks, reader: Reader) -> None:
     ]
     actions = past.database.rows("SELECT * FROM ops_worker_action ORDER BY at DESC, id DESC")
     assert len(actions) == 2
+    (alert,) = reader.document("status")["alerts"]
     assert times(page, "#actions") == [actions[0]["at"], actions[0]["until"], actions[1]["at"]]
     lines = [line.replace("\u00a0", " ") for line in page.inner_text("#actions").splitlines()]
     assert re.fullmatch(r"\S+ \S+: lee started a maintenance until \S+ \S+: a & b", lines[0])
