@@ -210,15 +210,15 @@ def _differences(expected: Any, actual: Any, path: str = "") -> list[str]:
     """Return the places of values that differ from the other document."""
     if isinstance(expected, dict) and isinstance(actual, dict):
         return [
-            lost
+            difference
             for key, value in expected.items()
-            for lost in _differences(value, actual.get(key), f"{path}.{key}")
+            for difference in _differences(value, actual.get(key), f"{path}.{key}")
         ]
     if isinstance(expected, list) and isinstance(actual, list) and len(expected) == len(actual):
         return [
-            lost
+            difference
             for number, pair in enumerate(zip(expected, actual, strict=True))
-            for lost in _differences(*pair, f"{path}[{number}]")
+            for difference in _differences(*pair, f"{path}[{number}]")
         ]
     return [] if expected == actual else [f"{path}: {expected!r} is {actual!r}"]
 
@@ -380,10 +380,10 @@ def compare(
             spans={name: stream[1] for name, stream in real.items()},
         )
         ((_, pieces),) = timelines(ledger)
-        lasting = [piece for piece in pieces if piece.begun < piece.ended]
+        nonempty = [piece for piece in pieces if piece.begun < piece.ended]
         expected = [
             (next(group).begun, state)
-            for state, group in groupby(lasting, key=lambda piece: piece.state)
+            for state, group in groupby(nonempty, key=lambda piece: piece.state)
         ]
         choice = Choice(since, until, ["a"], slo="99")
         states = query_panel(connection, "States", choice)

@@ -208,9 +208,9 @@ def test_named_files_exist(page: str) -> None:
 @pytest.mark.unit
 def test_code_names_pages() -> None:
     """If code or a manifest names a page, the page and the heading in quotes exist."""
-    ours = [path for folder in ("ops_worker", "k8s") for path in (ROOT / folder).rglob("*.*")]
+    sources = [path for folder in ("ops_worker", "k8s") for path in (ROOT / folder).rglob("*.*")]
     count = 0
-    for path in [*ours, ROOT / "pyproject.toml", ROOT / ".env.example", ROOT / "Makefile"]:
+    for path in [*sources, ROOT / "pyproject.toml", ROOT / ".env.example", ROOT / "Makefile"]:
         if path.suffix not in {".py", ".toml", ".yaml", ".sql", ".example", ""}:
             continue
         text = path.read_text(encoding="utf-8")
@@ -307,8 +307,8 @@ def shown_commands(page: str) -> list[str]:
     lines += re.findall(r"`([^`\n]+)`", prose)
     parts = [part for line in lines for part in re.split(r"\|\|?|&&|;", line.partition(" #")[0])]
     commands = [re.sub(r"^(\$ |[A-Z_]+=\S+ )", "", part.strip()) for part in parts]
-    ours = [command for command in commands if re.match(r"ops-worker [a-z-]", command)]
-    return [command for command in ours if "COMMAND" not in command]
+    worker_commands = [command for command in commands if re.match(r"ops-worker [a-z-]", command)]
+    return [command for command in worker_commands if "COMMAND" not in command]
 
 
 @pytest.mark.unit

@@ -210,10 +210,10 @@ def test_pruned_history_ends(with_alerts: Database, monkeypatch: pytest.MonkeyPa
 
     The next pass reads the ledger again.
     """
-    lasting = "SELECT service FROM ops_worker_span WHERE last_at IS NULL ORDER BY 1"
+    open_spans = "SELECT service FROM ops_worker_span WHERE last_at IS NULL ORDER BY 1"
     monkeypatch.setenv("INGEST_HEALTH_URL", "")
     assert main(["alerts", "prune", "--by", "kim"]) == 0
-    assert [row["service"] for row in with_alerts.rows(lasting)] == [
+    assert [row["service"] for row in with_alerts.rows(open_spans)] == [
         "delivery_worker",
         "dispatcher",
         "evaluator",

@@ -120,8 +120,8 @@ def test_pass(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
 def test_metrics_pass(database: Database) -> None:
     """The metrics pass only records whether each service is healthy."""
     assert main(["metrics"]) == 0
-    ours = {key: value for key, value in database.samples().items() if key[0] != "postgres"}
-    assert {key: value for key, value in ours.items() if key[0] != "platform"} == {
+    samples = {key: value for key, value in database.samples().items() if key[0] != "postgres"}
+    assert {key: value for key, value in samples.items() if key[0] != "platform"} == {
         ("shop.web", "healthy"): 0,
         ("mail", "healthy"): 1,
         ("port", "healthy"): 1,

@@ -552,11 +552,11 @@ def test_states_differ_without_colour(reader: Reader) -> None:
     gaps = sorted(heights)
     assert all(after - before >= 2 for before, after in pairwise(gaps))
     page.emulate_media(media="print")
-    printed = page.evaluate(
+    details = page.evaluate(
         "[...document.querySelectorAll('.service details')]"
         ".map(node => [node.open, node.querySelector('table').checkVisibility()])"
     )
-    assert printed and {visible for _, visible in printed} == {True}
+    assert details and {visible for _, visible in details} == {True}
     assert (
         page.evaluate("getComputedStyle(document.querySelector('.bar .mark')).printColorAdjust")
         == "exact"

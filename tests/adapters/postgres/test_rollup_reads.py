@@ -193,9 +193,9 @@ def near(value: float, other: float) -> bool:
 def test_exact(rollup: Rollup, seed: int, since_s: float, number: int, level: str) -> None:
     """Numbers are exact with resets, gaps, NaN, infinities, NULLs, and series that end."""
     rows = random_samples(seed, hours=70)
-    gone = last_hour() - timedelta(hours=20)
-    rows = [row for row in rows if row.metric != "g" or row.time < gone]
-    rows = [row for row in rows if row.service != "b" or row.time > gone]
+    boundary = last_hour() - timedelta(hours=20)
+    rows = [row for row in rows if row.metric != "g" or row.time < boundary]
+    rows = [row for row in rows if row.service != "b" or row.time > boundary]
     rollup.insert(rows)
     rollup()
     result = read(rollup.database.url, since_s, number)
