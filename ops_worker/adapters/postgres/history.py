@@ -31,7 +31,7 @@ from ops_worker.core.installations import (
 from ops_worker.core.ledger import UNSEEN
 from ops_worker.core.needs import current_health
 from ops_worker.core.passes import HEALTH, METRICS
-from ops_worker.core.peer import LastSeen, records
+from ops_worker.core.peer import LastRecord, records
 from ops_worker.core.rollup import HOUR, LEVELS
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, PASS_SUCCESS
 from ops_worker.core.staleness import PARAMETERS, period_of, stale_after_s
@@ -161,7 +161,7 @@ def pass_records(
     """
     name = installation or transaction.installation
     parameters = last_seen_parameters(at or transaction.now, COMMAND_ROWS, name)
-    return records(transaction.query(LastSeen, "passes_now", parameters).fetchall())
+    return records(transaction.query(LastRecord, "passes_now", parameters).fetchall())
 
 
 def read_series(
