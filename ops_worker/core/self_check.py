@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.certificates import end_in_words
-from ops_worker.core.installations import CONTESTED_REMEDY, named
+from ops_worker.core.installations import CONTESTED_REMEDY, service_list
 from ops_worker.core.model import State
 from ops_worker.core.passes import (
     DOUBT_TABLE,
@@ -448,7 +448,7 @@ def of_installations(own: str, contested: Mapping[str, Sequence[str]]) -> Iterat
     ``contested`` has the names of these services by installation.
     """
     for name, services in contested.items():
-        problem = f"installation {one_line(name)} watches {named(services)} as well"
+        problem = f"installation {one_line(name)} watches {service_list(services)} as well"
         yield Finding(f"installation {own}", WARNING, problem, CONTESTED_REMEDY)
 
 
