@@ -20,10 +20,10 @@ from ops_worker.core.passes import (
     ROLLUP_TABLES,
 )
 from ops_worker.core.rollup import (
+    BEGIN_SHARE,
     DAY,
     HOUR,
     RESERVE_S,
-    SHARE,
     Pace,
     Positions,
     oldest_kept,
@@ -125,7 +125,7 @@ class _Rollup:
         self._start = start
         self._positions = start.positions
         deadline_s = context.settings.pass_deadline
-        self._last_begin = begun + SHARE * deadline_s
+        self._last_begin = begun + BEGIN_SHARE * deadline_s
         self._end = begun + deadline_s - RESERVE_S
         self._parameters = parameters(context.settings.catalogue.targets)
         self._pace = Pace()
