@@ -130,8 +130,9 @@ def because_of(causes: Collection[str]) -> str:
     more = len(names) - MAX_LISTED
     if more > 0:
         return f"because of {', '.join(names[:MAX_LISTED])} and {more} more"
-    listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-    return f"because of {listed}"
+    if len(names) == 1:
+        return f"because of {names[0]}"
+    return f"because of {', '.join(names[:-1])} and {names[-1]}"
 
 
 def with_causes(reason: str, causes: Collection[str]) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ops_worker.core.model import Verdict
 
 OK, WARNING, FAULT = "ok", "warning", "fault"
+"""The states of a finding. Only a fault changes the exit code."""
 MIN_SIMILARITY = 0.75
 """Similarity, from 0 to 1, from which the name of a setting is suggested for an unknown key."""
 MAX_SKEW_S = 2.0
@@ -110,8 +111,11 @@ class SchemaState(NamedTuple):
 HIDDEN = "row level security hides its rows from this role"
 """The finding about a table with row level security for this role."""
 INIT_DB = "run `ops-worker init-db`"
+"""The remedy for the worker's own tables and view."""
 PLATFORM = "run the platform's migrations, or `ops-worker init-db --standalone`"
+"""The remedy for tables that the platform creates."""
 BY_MAINTENANCE = "`ops-worker maintenance start` creates it"
+"""The remedy for the tables of maintenances."""
 ALERT_COLUMNS = (
     "tenant_id",
     "site_id",
@@ -318,12 +322,12 @@ def of_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
             yield _of_absent(table, row)
         elif row["hidden"]:
             yield Finding(subject, FAULT, HIDDEN, ROW_SECURITY_REMEDY)
-        elif problems := [*_of_shape(table, row), *_of_privileges(table, row)]:
+        elif findings := [*_of_shape(table, row), *_of_privileges(table, row)]:
             yield Finding(
                 subject,
-                FAULT if any(problem.state == FAULT for problem in problems) else WARNING,
-                "; ".join(problem.found for problem in problems),
-                "; ".join(dict.fromkeys(problem.remedy for problem in problems)),
+                worst(findings),
+                "; ".join(finding.found for finding in findings),
+                "; ".join(dict.fromkeys(finding.remedy for finding in findings)),
             )
         else:
             yield Finding(subject, OK, f"may {', '.join(table.privileges)}")

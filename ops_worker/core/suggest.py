@@ -31,7 +31,7 @@ SYNONYMS = {
 }
 """Words in the name of a variable, with the word that has the same meaning.
 
-They do not count as the first word of a name.
+The first word of a name is not replaced.
 """
 UNITS = frozenset({"S", "SEC", "SECS", "SECONDS"})
 """Units that people add to the end of a variable's name."""
@@ -79,16 +79,17 @@ def intended_variable(name: str, value: str, known: Collection[str]) -> str:
     if bare.rstrip("0123456789") in known and bare not in known:
         return ""
     words = _words(bare)
-    joined = "".join(words)
+    joined_words = "".join(words)
     candidates = {_bare(known_name): known_name for known_name in known if known_name not in SYSTEM}
-    same_words = {
+    by_joined_words = {
         "".join(_words(candidate)): known_name for candidate, known_name in candidates.items()
     }
-    if joined in same_words:
-        return same_words[joined]
-    match = closest(joined, candidates, VERY_SIMILAR)
-    has_more_words = {*_words(match)} <= {*words}
-    return "" if has_more_words else candidates.get(match, "")
+    if joined_words in by_joined_words:
+        return by_joined_words[joined_words]
+    match = closest(joined_words, candidates, VERY_SIMILAR)
+    # A variable with all words of the match and more words is not a misspelling.
+    has_all_words = {*_words(match)} <= {*words}
+    return "" if has_all_words else candidates.get(match, "")
 
 
 def _bare(name: str) -> str:
