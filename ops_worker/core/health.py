@@ -226,11 +226,11 @@ def decide(
     thresholds: Thresholds,
     now: datetime,
 ) -> StateChange | None:
-    """Return the state change of a verdict; None if the database has a newer observation.
+    """Return the state change of a verdict; None if the database has this or a newer observation.
 
-    ``observed_at`` and ``now`` are times of the database's clock. ``before`` is the known state. A
-    row with the same or a newer time wins, so that a pass which is late, was paused or is repeated
-    changes nothing. A row from the future does not count as newer, because a clock was set back.
+    So a pass that is late, was paused or is repeated changes nothing. An observation from the
+    future does not count as newer: its clock was set back. ``before`` is the known state.
+    ``observed_at`` and ``now`` are times of the database's clock.
     """
     if before.checked_at is not None and observed_at <= before.checked_at <= now:
         return None

@@ -40,7 +40,7 @@ CONTESTED_REMEDY = (
 )
 """What to do about services that two installations watch."""
 MAX_NAMES = 10
-"""The most services that a message names."""
+"""The maximum number of services that a message names."""
 
 
 class Claim(NamedTuple):

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     Needs = Mapping[str, Sequence[str]]
 
 MAX_CAUSES = 10
-"""The most causes of a service, the first ones by name. More causes do not help a person."""
+"""The maximum number of causes of a service; the first ones by name. More would not help."""
 MAX_LISTED = 3
-"""The most causes that a line names."""
+"""The maximum number of causes that a line names."""
 MAX_CYCLES = 10
-"""The most cycles that are reported at once."""
+"""The maximum number of cycles that are reported at once."""
 
 
 def needs_of(targets: Iterable[Target]) -> dict[str, tuple[str, ...]]:

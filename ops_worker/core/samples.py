@@ -43,15 +43,18 @@ BLIND = "blind"
 ROLLUP_BEHIND_S = "rollup_behind_s"
 """Metric of each rollup pass: seconds of complete slices that are not rolled up yet."""
 MAX_COUNTERS = 200
-"""The most counters of a service with ``counters = "*"``. A service must not fill the table."""
+"""The maximum number of counters of a service with ``counters = "*"``.
+
+The answers of a service must not fill the table.
+"""
 MAX_ROWS = 1000
-"""The most rows that the statement of a figure may return."""
+"""The maximum number of rows that the statement of a figure may return."""
 MAX_FAULTS = 10
-"""The most bad rows of a figure that a warning describes."""
+"""The maximum number of bad rows of a figure that a warning describes."""
 MAX_SHARE = 0.1
 """Share of its interval, from 0 to 1, that a figure may take without a warning."""
 MAX_SHOWN = 40
-"""The most characters of a value in a message: enough to recognise a number."""
+"""The maximum number of characters of a value in a message: enough to recognise a number."""
 
 
 class CounterSeries(NamedTuple):

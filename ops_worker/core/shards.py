@@ -10,7 +10,7 @@ from hashlib import blake2b
 UNDIVIDED = "0/1"
 """The shard of a pass that probes all services."""
 MAX_SHARDS = 1000
-"""The most shards of an installation."""
+"""The maximum number of shards of an installation."""
 
 # Constants of the linear congruential generator in the paper (see shard_of).
 _MULTIPLIER = 2862933555777941757

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
 MAX_LENGTH = 200
-"""The most characters of a word that are compared. Every known name is shorter."""
+"""The maximum number of characters of a word that are compared. Every known name is shorter."""
 SIMILAR = 0.6
 """Similarity, from 0 to 1, from which a name is suggested for a word."""
 VERY_SIMILAR = 0.85
