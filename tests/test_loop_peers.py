@@ -14,7 +14,7 @@ import pytest
 from ops_worker import loop as loops
 from ops_worker.core.backlog import MEBIBYTE, Backlog, Pending
 from ops_worker.core.model import Outcome, Result, Sample
-from ops_worker.core.peer import LastRecord, had_turn, judge_peers, last_turn_begin, stale_peers
+from ops_worker.core.peer import LastRecord, had_turn, judge_peers, last_turn_start, stale_peers
 from ops_worker.core.staleness import stale_after_s
 from ops_worker.errors import DatabaseError
 from ops_worker.loop import Loop
@@ -132,7 +132,7 @@ class Passes:
             if had_turn(
                 name,
                 record,
-                self._last_seen(last_turn_begin(record, now)),
+                self._last_seen(last_turn_start(record, now)),
                 now,
                 None if resumed is None else _at(resumed),
             )

@@ -72,8 +72,8 @@ def stale_peers(
     return [record for record in pass_records if record.name in peers and record.is_stale(now)]
 
 
-def last_turn_begin(record: PassRecord, now: datetime) -> datetime:
-    """Return when the last turn of a peer began: one period and MIN_STALE_S ago.
+def last_turn_start(record: PassRecord, now: datetime) -> datetime:
+    """Return when the last turn of a peer started: one period and MIN_STALE_S ago.
 
     In each period, one run is due. Its row becomes visible at most MIN_STALE_S after the time that
     the row has.
@@ -92,23 +92,23 @@ def had_turn(
 
     After an outage of the database, a pass with a short period is fresh again before a peer with a
     long period is due. Such a peer is stale, but has not stopped. So the pass ``name`` must have
-    been fresh when the last turn of the peer began. If the pass ``name`` was not recorded before
-    that time, it knows of no outage.
+    been fresh when the last turn of the peer started. If the pass ``name`` was not recorded before
+    that time, no outage is known, and the peer had its turn.
 
     A loop writes the samples of an outage later, with the times of the outage. Then the records
-    show no gap. So the turn must also not have begun before ``resumed_at``.
+    show no gap. So the turn must also not have started before ``resumed_at``.
 
     - ``name``: the pass that judges the peer.
     - ``record``: the last record of the peer.
-    - ``earlier_rows``: the last records of all passes before ``last_turn_begin``.
+    - ``earlier_rows``: the last records of all passes before ``last_turn_start``.
     - ``resumed_at``: when a loop was recorded again after an outage; None: no outage is known.
     """
-    turn_begin = last_turn_begin(record, now)
-    if resumed_at is not None and resumed_at > turn_begin:
+    turn_start = last_turn_start(record, now)
+    if resumed_at is not None and resumed_at > turn_start:
         return False
     earlier_records = records(earlier_rows)
     was_recorded = any(earlier.name == name for earlier in earlier_records)
-    return not was_recorded or is_fresh(earlier_records, name, turn_begin)
+    return not was_recorded or is_fresh(earlier_records, name, turn_start)
 
 
 def judge_peers(

@@ -53,7 +53,7 @@ class Slice(NamedTuple):
 class RollupState(NamedTuple):
     """The state of the database before a run.
 
-    - ``hour``, ``day``: the begin of the newest slice that was rolled up; None if there is none.
+    - ``hour``, ``day``: the start of the newest slice that was rolled up; None if there is none.
     - ``plain``: whether samples are in a plain table, not in a hypertable of TimescaleDB.
     """
 
@@ -74,14 +74,14 @@ class Positions(NamedTuple):
 
     @classmethod
     def initial(cls, state: RollupState, now: datetime, history_days: int) -> Positions:
-        """Return the positions at the begin of a run: after the newest slice of each level.
+        """Return the positions at the start of a run: after the newest slice of each level.
 
-        Without a slice, this is the time before which history is removed (``oldest_kept``).
+        Without a slice, this is the time before which history is removed (``retained_since``).
         """
         complete = {level: floor(now - SETTLING_TIME, level) for level in LEVELS}
         done = {}
         for level, newest in ((HOUR, state.hour), (DAY, state.day)):
-            done[level] = oldest_kept(now, history_days)
+            done[level] = retained_since(now, history_days)
             if newest is not None:
                 # After a clock was set back, the newest slice may be in the future.
                 newest_end = min(newest + LEVELS[level], complete[level])
@@ -90,8 +90,8 @@ class Positions(NamedTuple):
 
     def repeated(self, now: datetime) -> Positions:
         """Return the positions from which slices are rolled up again, up to these positions."""
-        begin = {level: floor(now - SETTLING_TIME - REPEAT_TIME, level) for level in LEVELS}
-        return Positions(done=begin, complete=self.done)
+        starts = {level: floor(now - SETTLING_TIME - REPEAT_TIME, level) for level in LEVELS}
+        return Positions(done=starts, complete=self.done)
 
     def due(self, excluded: Iterable[str] = ()) -> str | None:
         """Return the level whose next complete slice ends first; None if no slice is due.
@@ -123,7 +123,7 @@ def floor(moment: datetime, level: str) -> datetime:
     return moment.replace(hour=0) if level == DAY else moment
 
 
-def oldest_kept(now: datetime, days: int) -> datetime:
+def retained_since(now: datetime, days: int) -> datetime:
     """Return the time before which history is removed. With 0 ``days``, everything is kept."""
     return now - timedelta(days=days) if days else OLDEST
 

@@ -40,7 +40,7 @@ FOREIGN = frozenset({"PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGPASSFILE", "
 SYSTEM = frozenset({"HOSTNAME"})
 """Variables that the system sets. Because no person writes them, they are never suggested."""
 SERVICE_VALUE = re.compile(r"(tcp|udp|sctp)://")
-"""The begin of the value of NAME_PORT, which Kubernetes sets for a Service called name."""
+"""The beginning of the value of NAME_PORT, which Kubernetes sets for a Service called name."""
 
 
 def closest(word: str, known: Iterable[str], similarity: float = SIMILAR) -> str:

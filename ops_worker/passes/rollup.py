@@ -26,9 +26,9 @@ from ops_worker.core.rollup import (
     RESERVE_S,
     Pace,
     Positions,
-    oldest_kept,
     parameters,
     removable_samples,
+    retained_since,
 )
 from ops_worker.core.samples import OPS_WORKER, ROLLUP_BEHIND_S
 from ops_worker.errors import (
@@ -244,7 +244,7 @@ class _Rollup:
             before = removable_samples(now, settings.samples_days, self._positions)
             yield rollup_writes.SAMPLES_STEP, before
         if settings.history_days:
-            before = oldest_kept(now, settings.history_days)
+            before = retained_since(now, settings.history_days)
             for step in rollup_writes.HISTORY_STEPS:
                 yield step, before
 

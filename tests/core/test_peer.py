@@ -14,7 +14,7 @@ from ops_worker.core.peer import (
     causes_of,
     had_turn,
     judge_peers,
-    last_turn_begin,
+    last_turn_start,
     records,
     stale_peers,
 )
@@ -210,7 +210,7 @@ def test_had_turn(
 @pytest.mark.parametrize(("period_s", "age_s"), [(5, 95), (60, 150), (3600, 3690), (None, 150)])
 def test_last_turn(period_s: float | None, age_s: float) -> None:
     """The last turn began one period and 90 s ago: a row may take 90 s until it is visible."""
-    assert last_turn_begin(record("health", 500, period_s), NOW) == NOW - timedelta(seconds=age_s)
+    assert last_turn_start(record("health", 500, period_s), NOW) == NOW - timedelta(seconds=age_s)
 
 
 def test_waiting_for_a_turn_is_no_recovery() -> None:

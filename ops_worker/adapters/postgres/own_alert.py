@@ -26,7 +26,7 @@ from ops_worker.core.peer import (
     causes_of,
     had_turn,
     judge_peers,
-    last_turn_begin,
+    last_turn_start,
     stale_peers,
 )
 from ops_worker.core.staleness import stopped_reason
@@ -135,7 +135,7 @@ def _had_turn(transaction: Transaction, watch: Watch, record: PassRecord) -> boo
     resumed_at = None
     if watch.resumed_at is not None:
         resumed_at = transaction.time_of(watch.resumed_at)
-    rows = _last_seen(transaction, watch, last_turn_begin(record, transaction.now))
+    rows = _last_seen(transaction, watch, last_turn_start(record, transaction.now))
     return had_turn(watch.name, record, rows, transaction.now, resumed_at)
 
 
