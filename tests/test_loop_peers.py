@@ -14,7 +14,7 @@ import pytest
 from ops_worker import loop as loops
 from ops_worker.core.backlog import MEBIBYTE, Backlog, Pending
 from ops_worker.core.model import Outcome, Result, Sample
-from ops_worker.core.peer import LastSeen, had_turn, judge_peers, last_turn, stale_peers
+from ops_worker.core.peer import LastRecord, had_turn, judge_peers, last_turn_start, stale_peers
 from ops_worker.core.staleness import stale_after_s
 from ops_worker.errors import DatabaseError
 from ops_worker.loop import Loop
@@ -132,7 +132,7 @@ class Passes:
             if had_turn(
                 name,
                 record,
-                self._last_seen(last_turn(record, now)),
+                self._last_seen(last_turn_start(record, now)),
                 now,
                 None if resumed is None else _at(resumed),
             )
@@ -141,13 +141,15 @@ class Passes:
         if state.stopped is not None:
             self.reported.append((state.stopped.name, self.time.now))
 
-    def _last_seen(self, at: datetime) -> list[LastSeen]:
+    def _last_seen(self, at: datetime) -> list[LastRecord]:
         """Return the last record of each pass before a time, as ``passes_now`` does."""
         newest: dict[str, Row] = {}
         for row in sorted(self.rows, key=lambda row: row.moment):
             if _at(row.moment) < at:
                 newest[row.name] = row
-        return [LastSeen(row.name, None, _at(row.moment), row.period_s) for row in newest.values()]
+        return [
+            LastRecord(row.name, None, _at(row.moment), row.period_s) for row in newest.values()
+        ]
 
 
 def _at(moment: float) -> datetime:

@@ -1,4 +1,4 @@
-"""The rules of health: what an observation means, and when it opens or closes an alert."""
+"""The rules of health: judge observations, and decide which alerts open and close."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ if TYPE_CHECKING:
 
 
 TIME_UP = "the pass's time was up"
-"""The reason for services without an observation.
+"""The reason why services have no observation.
 
-If a limit of this process prevented a probe, the service has an observation that names the limit.
+A service whose probe was prevented by a limit of this process has an observation, which names the
+limit.
 """
 
 
 def judge_all(observations: Iterable[Observation]) -> tuple[Verdict, ...]:
-    """Return the verdicts of a pass. A service that was not probed has none."""
+    """Return the verdicts of a pass. A service that was not probed has no verdict."""
     return tuple(
         judge(observation)
         for observation in observations
@@ -43,9 +44,9 @@ def judge_all(observations: Iterable[Observation]) -> tuple[Verdict, ...]:
 
 
 def judge(observation: Observation) -> Verdict:
-    """Return the verdict on an observation.
+    """Return the verdict on an observation of a probe.
 
-    Never raises: every observation has a verdict, and every unhealthy verdict has a reason.
+    This never raises an error, and every unhealthy verdict has a reason.
     """
     if observation.failure is not None:
         verdict = _judge_failure(observation, observation.failure)
@@ -67,14 +68,14 @@ def _judge_failure(observation: Observation, failure: Failure) -> Verdict:
         target=observation.target,
         taken_at=observation.taken_at,
         state=State.DOWN if failure is Failure.NO_CONNECTION else State.UNKNOWN,
-        # An unhealthy verdict always has a reason, also where the error has no text.
+        # The error of a library may have no text.
         reason=one_line(observation.error) or failure.value,
         reason_class=observation.reason_class or "protocol",
     )
 
 
 def _judge_status(observation: Observation) -> Verdict:
-    """Judge an answer whose HTTP status is not an expected one."""
+    """Judge an answer with an unexpected HTTP status."""
     reason = f"http {observation.http_status}"
     if observation.error:
         reason += f": {observation.error}"
@@ -90,14 +91,18 @@ def _judge_status(observation: Observation) -> Verdict:
 
 
 def _judge_connection(observation: Observation) -> Verdict:
-    """Judge a connection that succeeded, of a target that only connects."""
-    slow = _too_slow(observation)
-    ending = _certificate_ends(observation)
-    return _judge_by_reasons(observation, [*slow, *ending], _first_class(slow, ending))
+    """Judge a completed connection to a target that only connects."""
+    latency_reasons = _latency_reasons(observation)
+    certificate_reasons = _certificate_reasons(observation)
+    return _judge_by_reasons(
+        observation,
+        [*latency_reasons, *certificate_reasons],
+        _limit_class(latency_reasons, certificate_reasons),
+    )
 
 
 def _judge_answer(observation: Observation) -> Verdict:
-    """Judge an answer with an expected status by its body, its latency and its certificate."""
+    """Judge an answer with an expected status: its conditions, latency and certificate."""
     target = observation.target
     try:
         document = decode(observation.body) if target.json else {}
@@ -110,12 +115,13 @@ def _judge_answer(observation: Observation) -> Verdict:
             reason_class="not_object" if isinstance(error, NotAnObjectError) else "not_json",
         )
     broken = broken_conditions(_answer(observation, document), target.conditions)
-    slow = _too_slow(observation)
-    ending = _certificate_ends(observation)
-    reasons = [*(reason for _, reason in broken), *slow, *ending]
-    reason_class = _first_class(slow, ending)
+    latency_reasons = _latency_reasons(observation)
+    certificate_reasons = _certificate_reasons(observation)
+    reasons = [*(reason for _, reason in broken), *latency_reasons, *certificate_reasons]
+    reason_class = _limit_class(latency_reasons, certificate_reasons)
     if broken:
-        reason_class = f"condition:{broken[0][0].subject}"
+        first_condition, _ = broken[0]
+        reason_class = f"condition:{first_condition.subject}"
     verdict = _judge_by_reasons(observation, reasons, reason_class)
     counters = value_at(document, target.counters_at)
     return verdict._replace(counters={} if counters is ABSENT else storable(counters))
@@ -124,7 +130,7 @@ def _judge_answer(observation: Observation) -> Verdict:
 def _judge_by_reasons(
     observation: Observation, reasons: Sequence[str], reason_class: str
 ) -> Verdict:
-    """Judge a service that answered: it is degraded if there is any reason."""
+    """Judge a service that answered. With a reason it is degraded, otherwise healthy."""
     return Verdict(
         target=observation.target,
         taken_at=observation.taken_at,
@@ -138,42 +144,48 @@ def _judge_by_reasons(
 
 
 def _answer(observation: Observation, document: Mapping[str, Any]) -> Answer:
-    """Return what the conditions are about. A body is decoded only if one of them needs it."""
+    """Return the parts of an answer that conditions compare.
+
+    The body is decoded only if a condition needs it. ``document`` is the body of a target whose
+    body must be a JSON object.
+    """
     target, body = observation.target, observation.body
-    read: Any = document
+    value: Any = document
     if not target.json:
         has_pointers = any(condition.pointer is not None for condition in target.conditions)
-        read = _any_json(body) if has_pointers else NOT_JSON
-    is_text = any(not item.header and item.pointer is None for item in target.conditions)
-    text = body.decode("utf-8-sig", errors="replace").strip() if is_text else ""
-    return Answer(read, text, observation.headers)
+        value = _any_json(body) if has_pointers else NOT_JSON
+    needs_text = any(
+        not condition.header and condition.pointer is None for condition in target.conditions
+    )
+    text = body.decode("utf-8-sig", errors="replace").strip() if needs_text else ""
+    return Answer(value, text, observation.headers)
 
 
 def _any_json(body: bytes) -> Any:
-    """Return a body as any JSON value, and NOT_JSON if it is none."""
+    """Return the JSON value of a body, or NOT_JSON."""
     try:
         return decode_any(body)
     except ValueError:
         return NOT_JSON
 
 
-def _first_class(slow: Sequence[str], ending: Sequence[str]) -> str:
-    """Return the reason class of an answer that breaks no condition."""
-    if slow:
+def _limit_class(latency_reasons: Sequence[str], certificate_reasons: Sequence[str]) -> str:
+    """Return the reason class of an answer that breaks no condition; empty without a reason."""
+    if latency_reasons:
         return "latency"
-    return "certificate" if ending else ""
+    return "certificate" if certificate_reasons else ""
 
 
-def _certificate_ends(observation: Observation) -> list[str]:
-    """Return the reason if the server's certificate ends too soon."""
-    least, left = observation.target.certificate_days, observation.certificate_days_left
-    if least is None or left is None or left >= least:
+def _certificate_reasons(observation: Observation) -> list[str]:
+    """Return the reason if the server's certificate ends too soon, else an empty list."""
+    min_days, days_left = observation.target.certificate_days, observation.certificate_days_left
+    if min_days is None or days_left is None or days_left >= min_days:
         return []
-    return [f"certificate {end_in_words(left)}, wants at least {format_days(least)} left"]
+    return [f"certificate {end_in_words(days_left)}, wants at least {format_days(min_days)} left"]
 
 
-def _too_slow(observation: Observation) -> list[str]:
-    """Return the reason if the latency is over the service's limit."""
+def _latency_reasons(observation: Observation) -> list[str]:
+    """Return the reason if the latency is over the service's limit, else an empty list."""
     latency_ms = observation.latency_ms
     limit_ms = observation.target.max_latency_ms
     if limit_ms is None or latency_ms is None or latency_ms <= limit_ms:
@@ -182,7 +194,7 @@ def _too_slow(observation: Observation) -> list[str]:
 
 
 def not_probed(verdicts: Sequence[Verdict], targets: Sequence[Target]) -> tuple[str, ...]:
-    """Return the names of the services without a verdict. Nothing is known about them."""
+    """Return the names of the services that have no verdict."""
     judged = {verdict.target.name for verdict in verdicts}
     return tuple(target.name for target in targets if target.name not in judged)
 
@@ -190,7 +202,7 @@ def not_probed(verdicts: Sequence[Verdict], targets: Sequence[Target]) -> tuple[
 def not_probed_reasons(
     observations: Sequence[Observation], targets: Sequence[Target]
 ) -> tuple[str, ...]:
-    """Return why services were not probed, each reason once."""
+    """Return the reasons why services were not probed, each reason once."""
     reasons = [TIME_UP] if len(observations) < len(targets) else []
     reasons += [
         one_line(observation.error)
@@ -201,7 +213,7 @@ def not_probed_reasons(
 
 
 def remedy(reasons: Sequence[str]) -> str:
-    """Return what to do about the reasons why services were not probed."""
+    """Return the remedy for the reasons why services were not probed."""
     if TIME_UP in reasons:
         return "raise PROBE_CONCURRENCY or PASS_DEADLINE, or divide the services among shards"
     return "raise the limit that is named, or divide the services among shards"
@@ -214,16 +226,16 @@ def decide(
     thresholds: Thresholds,
     now: datetime,
 ) -> StateChange | None:
-    """Return what a verdict changes, compared with the state that the database knows.
+    """Return the state change of a verdict; None if the database has this or a newer observation.
 
-    ``observed_at`` and ``now`` are times of the database's clock. Return None if the database
-    already has this observation or a newer one: a pass that is late, was paused or is repeated
-    changes nothing. A row from the future does not count as newer: a clock was set back.
+    So a pass that is late, was paused or is repeated changes nothing. An observation from the
+    future does not count as newer: its clock was set back. ``before`` is the known state.
+    ``observed_at`` and ``now`` are times of the database's clock.
     """
     if before.checked_at is not None and observed_at <= before.checked_at <= now:
         return None
     same_health = before.healthy is verdict.healthy
-    # Counted in the database, so that passes of different processes count together.
+    # The streak comes from the database, so that passes of different processes count together.
     streak = before.streak + 1 if same_health else 1
     since = observed_at
     if same_health and before.since is not None:
@@ -233,7 +245,7 @@ def decide(
         streak=streak,
         since=since,
         checked_at=observed_at,
-        # At least, not exactly: a maintenance may have suppressed the alert before.
+        # Not `==`: a maintenance may have suppressed the alert at the exact streak.
         opens=not verdict.healthy and not before.alerted and streak >= thresholds.alert_after,
         closes=verdict.healthy and before.alerted and streak >= thresholds.resolve_after,
     )
@@ -246,10 +258,10 @@ def plan(
     time_of: Callable[[float], datetime],
     now: datetime,
 ) -> list[StateChange]:
-    """Return the changes of all verdicts of a pass.
+    """Return the state changes of all verdicts of a pass.
 
-    ``time_of`` converts a moment of the process's clock to a time of the database's clock.
-    ``thresholds`` are for services without thresholds of their own.
+    ``time_of`` converts a moment of the process's monotonic clock to a time of the database's
+    clock. ``thresholds`` are for services without thresholds in the catalogue.
     """
     changes = []
     for verdict in verdicts:
@@ -267,7 +279,7 @@ def plan(
 
 
 def thresholds_of(target: Target, thresholds: Thresholds) -> Thresholds:
-    """Return the thresholds of a service. The settings have the default of each one."""
+    """Return the thresholds of a service. ``thresholds`` are those of the settings."""
     return Thresholds(
         target.alert_after or thresholds.alert_after,
         target.resolve_after or thresholds.resolve_after,
@@ -275,9 +287,9 @@ def thresholds_of(target: Target, thresholds: Thresholds) -> Thresholds:
 
 
 def suppress_alerts(changes: Iterable[StateChange], services: Container[str]) -> list[StateChange]:
-    """Return the changes with no alert that opens for ``services``.
+    """Return the state changes, of which none opens an alert for one of ``services``.
 
-    States and streaks are recorded as usual, and alerts close.
+    Nothing else changes: states and streaks are still recorded, and alerts still close.
     """
     return [
         change._replace(opens=change.opens and change.verdict.target.name not in services)
@@ -286,15 +298,18 @@ def suppress_alerts(changes: Iterable[StateChange], services: Container[str]) ->
 
 
 def preview(changes: Iterable[StateChange]) -> Recorded:
-    """Return what recording these changes would do. Nothing is recorded."""
+    """Return what a pass would record for these state changes: the result of a dry run."""
     changes = tuple(changes)
-    opening = tuple(change.verdict.target.name for change in changes if change.opens)
-    closing = tuple(change.verdict.target.name for change in changes if change.closes)
-    return Recorded(changes, opening, closing)
+    opened = tuple(change.verdict.target.name for change in changes if change.opens)
+    closed = tuple(change.verdict.target.name for change in changes if change.closes)
+    return Recorded(changes, opened, closed)
 
 
 def alerted(before: Mapping[str, KnownState], recorded: Recorded) -> tuple[str, ...]:
-    """Return the names of the services that have an alert after this is recorded, sorted."""
+    """Return the names of the services with an open or acknowledged alert after a pass, sorted.
+
+    ``before`` are the known states before the pass, and ``recorded`` is what the pass recorded.
+    """
     names = {name for name, known in before.items() if known.alerted}
     names |= {*recorded.opened}
     names -= {*recorded.closed}
@@ -304,8 +319,8 @@ def alerted(before: Mapping[str, KnownState], recorded: Recorded) -> tuple[str, 
 def details(change: StateChange) -> dict[str, Any]:
     """Return ``service_health.details``.
 
-    The first keys are those of the platform's contract (docs/contract.md). The worker adds
-    ``streak`` and ``since``, and ``certificate_days_left`` of a service that asks for it.
+    The first keys come from the platform's contract (docs/contract.md). The worker adds ``streak``,
+    ``since`` and, for a service with ``certificate_days``, ``certificate_days_left``.
     """
     verdict = change.verdict
     document: dict[str, Any] = {"status": verdict.state.value}
@@ -313,9 +328,9 @@ def details(change: StateChange) -> dict[str, Any]:
         document |= {"latency_ms": verdict.latency_ms, "counters": verdict.counters}
     elif verdict.state is State.DEGRADED:
         document |= {"latency_ms": verdict.latency_ms, "http_status": verdict.http_status}
-        if verdict.reason != f"http {verdict.http_status}":  # the status alone does not say why
+        if verdict.reason != f"http {verdict.http_status}":  # the status is not the whole reason
             document["reason"] = verdict.reason
-        if verdict.counters is not None:  # the status was as expected, but something else is not
+        if verdict.counters is not None:  # the status was expected, so that counters were read
             document["counters"] = verdict.counters
     else:
         document["error"] = verdict.reason
@@ -325,10 +340,10 @@ def details(change: StateChange) -> dict[str, Any]:
 
 
 def evidence(change: StateChange, origin: Mapping[str, str]) -> dict[str, Any]:
-    """Return ``fleet_alert.details.evidence``: what was seen when the alert opened.
+    """Return ``fleet_alert.details.evidence``: what a pass saw when it opened the alert.
 
-    ``origin`` names the pass that saw it. Keys without a value are left out. The size is bounded,
-    because the reason is.
+    ``origin`` has the job, pod and version of the pass. Keys without a value are left out. The size
+    is limited, because the reason is limited to one line.
     """
     verdict = change.verdict
     facts = {
@@ -348,9 +363,9 @@ def evidence(change: StateChange, origin: Mapping[str, str]) -> dict[str, Any]:
 def new_alert(
     service: str, reason: str, evidence: Mapping[str, Any], causes: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Return an alert to open. Its summary names the service and the reason that opened it.
+    """Return an alert to open. Its summary has the service and the reason.
 
-    ``causes`` are what the worker's own alert stands for; None for a service.
+    ``causes`` are the causes of the worker's own alert; None for the alert of a service.
     """
     alert = {
         "service": service,
@@ -363,10 +378,10 @@ def new_alert(
 def maintenance_end(
     recorded: datetime | None, setting: datetime | None, now: datetime
 ) -> datetime | None:
-    """Return when the maintenance in which no alert opens ends; None if there is none.
+    """Return the end of the maintenance of all services; None if there is no maintenance now.
 
-    The later end counts. ``recorded`` is the end of the maintenance that the database has now.
-    ``setting`` is MAINTENANCE_UNTIL; it is ignored once it is over.
+    ``recorded`` is the end of the running maintenance in the database, and ``setting`` is
+    MAINTENANCE_UNTIL. The later end counts. A setting in the past does not count.
     """
     ends = [recorded, setting if setting is not None and setting > now else None]
     return max(filter(None, ends), default=None)

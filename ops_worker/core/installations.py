@@ -1,7 +1,8 @@
-"""Several installations in one database: their names, and which services each of them watches.
+"""Installations: their names, and which of several watches a service in the same database.
 
-An installation is all passes with the same INSTALLATION. The default one writes rows as it did
-before there were names: without a tag and without a key. So rows of earlier releases belong to it.
+An installation is all passes with the same INSTALLATION. The rows of the default installation have
+no tag and no key with its name, like the rows of releases without installations. So those older
+rows belong to the default installation.
 """
 
 from __future__ import annotations
@@ -20,26 +21,33 @@ if TYPE_CHECKING:
     from ops_worker.core.model import KnownState
 
 DEFAULT = "ops-worker"
-"""The name of the installation without a name."""
+"""The default of INSTALLATION. It is never written in rows of samples and states."""
 NAME_PATTERN = "^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
-"""A regular expression for names: those of a label value in Kubernetes, and never empty."""
-KEPT = timedelta(days=7)
-"""Time for which an installation without a pass still counts as one that watches its services.
+"""A regular expression for names: a label value of Kubernetes that is not empty."""
+RECENT_AGE = timedelta(days=7)
+"""The age up to which a record shows that an installation still watches its services.
 
-A weekend's outage must not make its rows look like leftovers, which `alerts prune` removes.
+After an outage of a weekend, the rows of an installation must not look abandoned: `alerts prune`
+removes abandoned rows.
 """
 SEPARATOR = "#"
-"""Before the name in that of the worker's own alert. No name of a service may contain it."""
+"""Separates `ops_worker` from an installation in the service of the worker's own alert.
+
+The name of a service cannot contain it.
+"""
 CONTESTED_REMEDY = (
     "remove each of them from the catalogue of one installation, or give both the same name"
 )
 """What to do about services that two installations watch."""
 MAX_NAMES = 10
-"""Services that a warning names."""
+"""The maximum number of services that a message names."""
 
 
 class Claim(NamedTuple):
-    """A service that an installation watched last at ``last_at``, with a pass of this period."""
+    """The last time that an installation watched a service, from a row or a span.
+
+    ``period_s`` is the period of its pass in seconds; None if it is not known.
+    """
 
     service: str
     installation: str
@@ -47,40 +55,53 @@ class Claim(NamedTuple):
     period_s: float | None = None
 
     def is_current(self, now: datetime) -> bool:
-        """Return whether the installation still watches the service, by the usual patience."""
+        """Return whether the installation watches the service now (``staleness.is_current``)."""
         age_s = (now - self.last_at).total_seconds()
         return is_current(age_s, self.period_s or DEFAULT_PERIOD_S)
 
 
-class Neighbour(NamedTuple):
-    """Another installation in the same database, and when a pass of it was recorded last."""
+class InstallationRecord(NamedTuple):
+    """An installation in this database, and when one of its passes was recorded last."""
 
     name: str
     last_at: datetime
 
 
 def tags_of(installation: str) -> dict[str, str]:
-    """Return the tag of self-metrics, and the key of rows, that name an installation."""
+    """Return the part of tags and keys that names an installation; empty for the default one."""
     return {} if installation == DEFAULT else {"installation": installation}
 
 
 def own_service(installation: str) -> str:
-    """Return the service of the worker's own alert. Each installation has an alert of its own."""
+    """Return the service of the worker's own alert: `ops_worker`, or `ops_worker#INSTALLATION`."""
     return OPS_WORKER if installation == DEFAULT else f"{OPS_WORKER}{SEPARATOR}{installation}"
 
 
 def without_installation(service: str) -> str:
-    """Return the service of an alert. The worker's own service is without its installation."""
+    """Return a service. If it is that of an own alert, return it without the installation."""
     return OPS_WORKER if service.startswith(f"{OPS_WORKER}{SEPARATOR}") else service
 
 
-def kept_by_others(
+def installation_of(service: str) -> str:
+    """Return the installation in the service of an own alert; empty if the service has none."""
+    name, _, installation = service.partition(SEPARATOR)
+    return installation if name == OPS_WORKER else ""
+
+
+def is_own_service(service: str) -> bool:
+    """Return whether this is the service of the own alert of any installation."""
+    return without_installation(service) == OPS_WORKER
+
+
+def other_keepers(
     known: Mapping[str, KnownState], installation: str, now: datetime, period_s: float
 ) -> dict[str, str]:
-    """Return the services whose rows another installation keeps, and its name.
+    """Return the services whose rows another installation keeps, each with that installation.
 
-    The first installation keeps a row until it has not written it for three periods of this one.
-    So one of two decides about an alert, and the other takes over when that one is gone.
+    If two installations watch a service, only the one that keeps its row decides about its alert.
+    The first installation keeps the row while the row is current. Then the other installation
+    takes over. ``installation`` is this installation, and ``period_s`` the period of its health
+    pass in seconds.
     """
     return {
         service: state.installation
@@ -91,14 +112,14 @@ def kept_by_others(
     }
 
 
-def kept_warnings(kept: Mapping[str, str]) -> list[str]:
-    """Return a warning for each installation that keeps services which this one watches, too."""
+def keeper_warnings(keepers: Mapping[str, str]) -> list[str]:
+    """Return one warning for each installation in the result of ``other_keepers``."""
     by_installation: dict[str, list[str]] = {}
-    for service, installation in sorted(kept.items()):
+    for service, installation in sorted(keepers.items()):
         by_installation.setdefault(installation, []).append(service)
     return [
         f"installation {one_line(installation)} watches the same services, and keeps their states "
-        f"and alerts: {named(services)}: {CONTESTED_REMEDY}"
+        f"and alerts: {service_list(services)}: {CONTESTED_REMEDY}"
         for installation, services in sorted(by_installation.items())
     ]
 
@@ -106,7 +127,10 @@ def kept_warnings(kept: Mapping[str, str]) -> list[str]:
 def contested(
     claims: Iterable[Claim], monitored: Container[str], now: datetime
 ) -> dict[str, list[str]]:
-    """Return the monitored services that others watch now, by the installation that does."""
+    """Return the monitored services that other installations watch now, by installation.
+
+    ``claims`` are those of the other installations.
+    """
     services: dict[str, set[str]] = {}
     for claim in claims:
         if claim.service in monitored and claim.is_current(now):
@@ -114,50 +138,46 @@ def contested(
     return {name: sorted(services[name]) for name in sorted(services)}
 
 
-def kept_services(
+def protected_services(
     claims: Iterable[Claim],
-    others: Iterable[Neighbour],
+    others: Iterable[InstallationRecord],
     now: datetime,
     own: Container[str] = frozenset(),
 ) -> dict[str, str]:
-    """Return what a person must not remove, by service: the installation that watches it.
+    """Return the services that a person must not remove, each with the installation it belongs to.
 
-    ``others`` are the ``neighbours``. The own alert of each neighbour stays, too, even if that
-    installation watches no services. ``own`` are the services whose rows this installation keeps.
-    It has taken them over, so only an installation that still watches them counts.
+    - ``claims``: the claims of the other installations. Recent ones protect their service.
+    - ``others``: the result of ``recent_installations``. The own alert of each is protected, even
+      if the installation watches no services.
+    - ``own``: the services whose rows this installation keeps. It has taken them over, so that only
+      a current claim protects them.
     """
-    kept = {own_service(other.name): other.name for other in others}
+    protected = {own_service(other.name): other.name for other in others}
     for claim in claims:
-        if now - claim.last_at > KEPT:
+        if now - claim.last_at > RECENT_AGE:
             continue
-        kept[own_service(claim.installation)] = claim.installation
+        protected[own_service(claim.installation)] = claim.installation
         if claim.service not in own or claim.is_current(now):
-            kept[claim.service] = claim.installation
-    return kept
+            protected[claim.service] = claim.installation
+    return protected
 
 
-def installation_of(service: str) -> str:
-    """Return the installation that the name of an own alert names; empty if it names none."""
-    name, _, installation = service.partition(SEPARATOR)
-    return installation if name == OPS_WORKER else ""
+def recent_installations(
+    rows: Iterable[InstallationRecord], installation: str, now: datetime
+) -> list[InstallationRecord]:
+    """Return the other installations with a row of the last RECENT_AGE, sorted by name.
 
-
-def is_own_service(service: str) -> bool:
-    """Return whether a name is the service of the own alert of any installation."""
-    return without_installation(service) == OPS_WORKER
-
-
-def neighbours(rows: Iterable[Neighbour], installation: str, now: datetime) -> list[Neighbour]:
-    """Return the other installations that were recorded lately, sorted by name."""
+    ``rows`` may have several rows of one installation, and rows of this ``installation``.
+    """
     newest: dict[str, datetime] = {}
     for row in rows:
-        if row.name != installation and now - row.last_at <= KEPT:
+        if row.name != installation and now - row.last_at <= RECENT_AGE:
             newest[row.name] = max(row.last_at, newest.get(row.name, row.last_at))
-    return [Neighbour(name, newest[name]) for name in sorted(newest)]
+    return [InstallationRecord(name, newest[name]) for name in sorted(newest)]
 
 
-def named(services: Sequence[str]) -> str:
-    """Return names of services for a message, not too many of them."""
-    listed = ", ".join(map(one_line, services[:MAX_NAMES]))
+def service_list(services: Sequence[str]) -> str:
+    """Return the names of services for a message, at most MAX_NAMES of them."""
+    names = ", ".join(map(one_line, services[:MAX_NAMES]))
     more = len(services) - MAX_NAMES
-    return f"{listed} and {more} more" if more > 0 else listed
+    return f"{names} and {more} more" if more > 0 else names

@@ -1,8 +1,8 @@
 """The data types of the program, in the order in which a pass uses them.
 
-All of them are named tuples. Like frozen dataclasses with slots, they are immutable and have no
-``__dict__``. But a named tuple takes 0.09 ms to define and such a dataclass 0.62 ms, and a process
-that runs one pass pays for every class at every start.
+Except for the enumerations, they are named tuples. Frozen dataclasses with slots would also be
+immutable and without ``__dict__``, but each takes 0.62 ms to define, a named tuple 0.09 ms. A
+process that runs one pass defines every class at its start.
 """
 
 from __future__ import annotations
@@ -20,32 +20,33 @@ if TYPE_CHECKING:
 
 
 NO_TAGS: Mapping[str, Any] = MappingProxyType({})
+"""Tags of a row without tags."""
 PROBE_DEADLINE_S = 5.0
-"""Seconds for one whole probe (docs/contract.md, "Probe"). A service can have its own deadline."""
+"""The default probe deadline in seconds (docs/contract.md, "Probe")."""
 
 BODY_METHODS = ("POST", "PUT", "PATCH", "DELETE")
 """Methods of requests that may have a body."""
 METHODS = ("GET", "HEAD", "OPTIONS", *BODY_METHODS)
-"""Methods of a probe. CONNECT and TRACE say nothing about a service."""
+"""Methods of a probe. CONNECT and TRACE do not show the health of a service."""
 
 
 CONNECTION_SCHEMES = frozenset({"tcp", "tls"})
-"""Schemes of URLs whose probes only connect, and for ``tls`` make the handshake."""
+"""Schemes of URLs whose probes only connect. With ``tls``, they also make the handshake."""
 TLS_SCHEMES = frozenset({"https", "tls"})
 """Schemes of URLs whose servers have a certificate."""
 
 
 def scheme_of(url: str) -> str:
-    """Return the scheme of a URL, in lower case; empty if it has none, or is not known."""
-    scheme, mark, _ = url.partition("://")
-    return scheme.lower() if mark else ""
+    """Return the scheme of a URL, in lower case; empty if the URL has no scheme."""
+    scheme, separator, _ = url.partition("://")
+    return scheme.lower() if separator else ""
 
 
 class Counter(NamedTuple):
     """A number that a service reports about itself. It is recorded as metric ``name``.
 
-    ``keys`` are the keys of the service's JSON that may hold it: the first one that exists is used.
-    Without ``keys`` the key is ``name``. A ``gauge`` goes up and down, so that it has no rate.
+    ``keys`` are the possible keys of the number in the service's JSON: the first key that exists is
+    used. Without ``keys``, the key is ``name``. A ``gauge`` goes up and down, so it has no rate.
     """
 
     name: str
@@ -56,14 +57,13 @@ class Counter(NamedTuple):
 class Figure(NamedTuple):
     """A number that a SQL statement returns. It is recorded as ``metric`` of ``series``.
 
-    ``sql`` is one read-only statement. It returns a column ``value`` and may return ``service`` and
-    ``tags``. Without a column ``service`` it must return exactly one row. With it, every row is
-    recorded under its own service.
-
-    ``tables`` are the tables that the statement needs. If one does not exist, the figure is absent.
-    ``timeout_s`` is the longest time in seconds that the database may spend on the statement. If
-    ``every_s`` is not 0, the figure is measured once in every slot of that many seconds, otherwise
-    in every pass.
+    - ``sql``: one read-only statement. It returns a column ``value``, and may return the columns
+      ``service`` and ``tags``. Without a column ``service``, it must return exactly one row. With
+      this column, each row is recorded for its service.
+    - ``tables``: the tables that the statement needs. If one does not exist, the figure is absent.
+    - ``timeout_s``: the longest time in seconds that the database may spend on the statement.
+    - ``every_s``: the length in seconds of the slots in which the figure is measured once; 0: it is
+      measured in every pass.
     """
 
     series: str
@@ -81,17 +81,17 @@ class Figure(NamedTuple):
 
 
 class Thresholds(NamedTuple):
-    """How many consecutive passes it takes to open an alert, and to close it again."""
+    """The consecutive passes that it takes to open an alert, and to close it again."""
 
     alert_after: int = 1
     resolve_after: int = 1
 
 
 class Tls(NamedTuple):
-    """Paths of PEM files for https. An empty path means that the file is not used.
+    """The settings of TLS. The texts are paths of PEM files; an empty path means no file.
 
-    ``ca`` holds the certificate authorities to trust instead of the default ones. ``certificate``
-    and ``key`` identify the client. With ``skip_verify``, the certificate of the service is not
+    ``ca`` has the certificate authorities to trust instead of the default ones. ``certificate`` and
+    ``key`` identify the client. With ``skip_verify``, the certificate of the service is not
     verified.
     """
 
@@ -107,11 +107,12 @@ class Tls(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """A condition on a part of an answer, which is compared with ``value``.
+    """A requirement for a part of an answer.
 
-    The part is the value at the JSON pointer ``pointer`` (RFC 6901), or the response header
-    ``header``, a name in lower case. Without both it is the text of the body. ``relation`` is the
-    comparison: a key of ``core.conditions.RELATIONS``.
+    - ``pointer``: the JSON pointer to the part (RFC 6901), or None.
+    - ``header``: the response header that is the part, in lower case, or empty. Without a pointer
+      and a header, the part is the text of the body.
+    - ``relation``: how the part is compared with ``value``: a key of ``core.conditions.RELATIONS``.
     """
 
     pointer: str | None
@@ -121,37 +122,38 @@ class Condition(NamedTuple):
 
     @property
     def subject(self) -> str:
-        """The part that it is about, as reason classes have it (docs/contract.md)."""
+        """The part of the answer, as in reason classes (docs/contract.md, "Reason classes")."""
         if self.header:
             return f"header {self.header}"
         return "body" if self.pointer is None else self.pointer
 
 
 class Target(NamedTuple):
-    """A monitored service, with everything that its probe needs and how the answer is judged.
+    """A monitored service, with everything that its probe and the rules for its answer need.
 
-    - ``url`` is the full URL of the probe. If it cannot be used, ``faults`` has the reason.
-    - ``series`` is the name of the service in ``system_metrics``.
-    - ``counters`` are the counters to record. None means: every finite number of the answer.
-    - ``counters_at`` is the JSON pointer to the object that holds the counters.
-    - ``expect`` are the HTTP statuses of a healthy answer.
-    - ``json`` tells whether the body of a healthy answer must be a JSON object.
-    - ``method`` is the method of the request, and ``body`` its content. The body may hold secrets:
+    - ``url``: the full URL of the probe. If it cannot be used, ``faults`` has the reason.
+    - ``series``: the name of the service in ``system_metrics``.
+    - ``counters``: the counters to record; None: every finite number of the answer.
+    - ``counters_at``: the JSON pointer to the object with the counters.
+    - ``expect``: the HTTP statuses of a healthy answer.
+    - ``deadline_s``: the probe deadline in seconds.
+    - ``json``: whether the body of a healthy answer must be a JSON object.
+    - ``method``, ``body``: the method and the body of the request. The body may contain secrets:
       ``body_secrets`` are the values of the variables in it.
-    - ``certificate_days`` is the least number of days for which the server's certificate must still
-      be valid. None: its end is neither read nor recorded.
-    - ``headers`` are names and values of request headers. The values are secrets.
-    - ``redirects`` is the number of redirects that are followed, to the host of the URL and to
-      ``redirect_hosts`` only.
-    - ``alert_after`` and ``resolve_after`` are thresholds in passes. None: the settings decide.
-    - ``url_template`` is the URL as the catalogue has it, if variables are a part of it. It can be
-      shown, because it does not contain the values of the variables.
-    - ``needs`` are the services that it needs. While one of them is unhealthy, its alert does not
-      open (``core.needs``).
-    - ``slo`` is the percentage of the time in which the service is to be healthy, over
-      ``slo_window_days``. None: it has no objective.
-    - ``faults`` are the reasons why the service cannot be probed. They name a key and the variable
-      or file, but never a value.
+    - ``headers``: names and values of request headers. The values are secrets.
+    - ``redirects``: the number of redirects that are followed. They are followed only to the host
+      of the URL and to ``redirect_hosts``.
+    - ``max_latency_ms``: the largest latency of a healthy answer in milliseconds; None: no limit.
+    - ``certificate_days``: the smallest number of days left of a healthy server's certificate;
+      None: the end of the certificate is neither read nor recorded.
+    - ``alert_after``, ``resolve_after``: thresholds in passes; None: those of the settings.
+    - ``needs``: the services that this service needs (``core.needs``).
+    - ``slo``: the objective in percent of the time, over ``slo_window_days`` days; None: there is
+      no objective.
+    - ``url_template``: the URL in the catalogue, if it contains variables. It can be shown, because
+      it does not contain their values.
+    - ``faults``: the reasons why the service cannot be probed. They name a key and the variable or
+      file, but never a value.
     """
 
     name: str
@@ -183,17 +185,17 @@ class Target(NamedTuple):
 
     @property
     def shown_url(self) -> str:
-        """The URL as the catalogue has it, without a password."""
+        """The URL of the catalogue, without a password."""
         return without_password(self.url_template or self.url)
 
     @property
     def scheme(self) -> str:
-        """The scheme of the URL, in lower case; empty if it has none."""
+        """The scheme of the URL, in lower case; empty if the URL has no scheme."""
         return scheme_of(self.url)
 
     @property
     def only_connects(self) -> bool:
-        """Whether a probe only connects, without a request: ``tcp`` and ``tls``."""
+        """Whether a probe makes only a connection: the scheme is ``tcp`` or ``tls``."""
         return self.scheme in CONNECTION_SCHEMES
 
 
@@ -206,25 +208,24 @@ class Failure(enum.Enum):
 
 
 class Observation(NamedTuple):
-    """What one probe saw: facts without judgement.
+    """The facts of one probe, without judgement.
 
-    ``taken_at`` is the time of the result in seconds of the monotonic clock of this process.
-    ``attempts`` is the number of probes that were made. It is more than 1 if an earlier one did not
-    get an HTTP answer.
+    With an HTTP answer, ``http_status`` and ``latency_ms`` are set. If the status is expected,
+    ``body`` and ``headers`` are set, too. With another status, ``error`` may have the likely cause.
+    A connection to a target that only connects has only ``latency_ms``. Without an answer,
+    ``failure``, ``error`` and ``reason_class`` are set.
 
-    With an HTTP answer, ``http_status`` and ``latency_ms`` are set, and ``body`` and ``headers`` if
-    the status is an expected one. ``headers`` has the headers that conditions name; the names are
-    in lower case. With another status, ``error`` may name the likely cause. A target that only
-    connects has ``latency_ms`` alone. Without an answer, ``failure``, ``error`` and
-    ``reason_class`` are set. The class groups reasons (docs/contract.md, "Reason classes").
-
-    ``certificate_days_left`` is the number of whole days for which the server's certificate is
-    valid, negative if it is not any more. None: nobody asked, or there was no handshake.
-
-    ``sign`` is a sign of life: a packet came back from the network. A completed connection, a
-    refusal and a reset are such signs. ``stalled_s`` are the seconds during the probe in which this
-    process was not run. ``cut_off`` is whether the server closed or reset the connection within the
-    handshake, or before the end of its answer: it may have waited in vain.
+    - ``taken_at``: the moment of the result, in seconds of the monotonic clock of this process.
+    - ``headers``: the response headers that conditions name. The names are in lower case.
+    - ``certificate_days_left``: the whole days for which the server's certificate is still valid,
+      negative after its end. None: the target has no ``certificate_days``, or there was no
+      handshake.
+    - ``attempts``: the number of probes. Only a probe without an HTTP answer is repeated.
+    - ``reason_class``: the reason class of the failure (docs/contract.md, "Reason classes").
+    - ``sign``: a sign of life, such as a completed connection, a refusal or a reset.
+    - ``stalled_s``: the seconds during the probe in which this process was not run.
+    - ``cut_off``: whether the server closed or reset the connection within the handshake, or before
+      the end of its answer. It may have done so because a stalled process did not answer in time.
     """
 
     target: Target
@@ -244,7 +245,7 @@ class Observation(NamedTuple):
 
 
 class State(enum.StrEnum):
-    """The state of a service, with the words of ``service_health.details ->> 'status'``."""
+    """The state of a service. The values are those of ``service_health.details ->> 'status'``."""
 
     HEALTHY = "healthy"  # the answer is as expected
     DEGRADED = "degraded"  # another HTTP status, a broken condition, slow, certificate ends soon
@@ -253,13 +254,15 @@ class State(enum.StrEnum):
 
 
 class Verdict(NamedTuple):
-    """An observation, judged. ``reason`` is empty if and only if the state is healthy.
+    """An observation, judged.
 
-    So is ``reason_class``, which groups reasons (docs/contract.md, "Reason classes").
+    - ``reason``, ``reason_class``: why the service is not healthy. They are empty if and only if
+      the state is healthy.
+    - ``counters``: the JSON value at ``target.counters_at``, without the parts that the type
+      ``jsonb`` cannot store. It is usually an object, but may be any JSON value. None: there was no
+      answer with an expected status.
 
-    ``counters`` is the JSON value at ``target.counters_at``, with everything removed that ``jsonb``
-    cannot hold. It is usually an object, but may be any JSON value. It is None if there was no
-    answer with an expected status. The other fields come from the observation.
+    The other fields come from the observation.
     """
 
     target: Target
@@ -280,12 +283,14 @@ class Verdict(NamedTuple):
 
 
 class KnownState(NamedTuple):
-    """What earlier passes recorded about a service.
+    """The state of a service that earlier passes recorded.
 
-    ``healthy`` is None if no pass has recorded the service yet. ``streak`` is the number of
-    consecutive passes with this result, and ``since`` the time of the first of them. ``alerted`` is
-    true if the service has an alert that is open or acknowledged. ``installation`` is the one that
-    recorded it; empty if none has.
+    - ``healthy``: None if no pass has recorded the service yet.
+    - ``streak``: the number of consecutive passes with this health, and ``since`` the time of the
+      first one.
+    - ``checked_at``: the time of the last observation.
+    - ``alerted``: whether the service has an alert that is open or acknowledged.
+    - ``installation``: the installation that keeps the row; empty without a row.
     """
 
     healthy: bool | None = None
@@ -308,11 +313,12 @@ class StateChange(NamedTuple):
 
 
 class LockHolder(NamedTuple):
-    """The process that holds the lock of a pass.
+    """The process that holds the lock of a pass. A value is None if this role may not read it.
 
-    ``pid`` is its backend in the database, ``application`` its ``application_name``, and
-    ``wait_event`` what the backend waits for. ``held_s`` is the age of its transaction in seconds.
-    Values are None if this role may not read them.
+    - ``pid``: its backend process in the database.
+    - ``application``: its ``application_name``.
+    - ``wait_event``: the event for which the backend waits.
+    - ``held_s``: the age of its transaction in seconds.
     """
 
     pid: int | None
@@ -322,9 +328,9 @@ class LockHolder(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """What a health pass wrote: rows, and the services whose alerts it opened and closed.
+    """The rows that a health pass wrote, and the services whose alerts it opened and closed.
 
-    ``own_reason`` is why the worker's own alert opened, if it did.
+    ``own_reason`` is why the worker's own alert opened; empty if it did not open.
     """
 
     updates: tuple[StateChange, ...]
@@ -345,9 +351,10 @@ class Sample(NamedTuple):
 class Reading(NamedTuple):
     """The answer of the database to a figure: its samples, or the problem that prevented them.
 
-    ``absent`` is true if a table of the figure does not exist. This is normal in newer releases of
-    the platform and no reason for a warning. ``took_s`` is the time in seconds that the database
-    took. ``faults`` describe the bad rows, one text per row.
+    - ``absent``: whether a table of the figure does not exist. This is normal in newer releases of
+      the platform, so there is no warning.
+    - ``took_s``: the time in seconds that the database took.
+    - ``faults``: the descriptions of the bad rows, one per row.
     """
 
     figure: Figure
@@ -361,6 +368,7 @@ class Reading(NamedTuple):
 class Tick(NamedTuple):
     """One run of a pass in a loop: its outcome, or the error that ended it.
 
+    - ``duration_s``: the duration of the tick in seconds.
     - ``late_s``: seconds from the beginning of its slot to the start of the tick.
     - ``skipped``: number of slots that were skipped before this tick.
     - ``buffered``: number of passes whose samples wait for the database.
@@ -382,7 +390,8 @@ class Tick(NamedTuple):
     def result(self) -> str:
         """The result in one word.
 
-        The outcome has it. It is ``failed`` for an expected error, ``crashed`` for any other error.
+        This is the result of the outcome, ``failed`` for an OpsWorkerError, or ``crashed`` for any
+        other error.
         """
         if self.outcome is not None:
             return self.outcome.result.value
@@ -390,12 +399,12 @@ class Tick(NamedTuple):
 
     @property
     def problem(self) -> str:
-        """The text of the error, safe to show; empty if there was no error."""
+        """The text of the error, without secrets; empty without an error."""
         return "" if self.error is None else shown(self.error)
 
     @property
     def exit_code(self) -> int:
-        """The exit code that a single pass with this result would have."""
+        """The exit code of a single pass with this result."""
         if isinstance(self.error, OpsWorkerError):
             return self.error.exit_code
         return OpsWorkerError.exit_code if self.outcome is None else DONE
@@ -414,11 +423,12 @@ class Result(enum.StrEnum):
 class Rolled(NamedTuple):
     """What a rollup pass did.
 
-    - ``hours``, ``days``: slices of which rows were written, or would be in a dry run.
-    - ``rows``: rows of hours and days that were written.
-    - ``removed``: rows that were removed, by table.
-    - ``until``: the hours before this time are done.
-    - ``behind_s``: seconds of complete hours or days that are not done yet.
+    - ``hours``, ``days``: the number of slices of which rows were written. In a dry run, those of
+      which rows would be written.
+    - ``rows``: the number of rows that were written.
+    - ``removed``: the number of rows that were removed, by table.
+    - ``until``: the time up to which all hours are rolled up.
+    - ``behind_s``: the seconds of complete slices that are not rolled up yet.
     """
 
     hours: int = 0
@@ -432,22 +442,25 @@ class Rolled(NamedTuple):
 class Outcome(NamedTuple):
     """What a pass did. The closing line and ``--output json`` are made from it.
 
-    - ``own_reason``: why the worker's own alert opened, if it did.
-    - ``superseded``: services of which the database already had a newer observation.
-    - ``alerted``: services that have an alert now, open or acknowledged.
+    - ``name``: the name of the pass.
+    - ``updates``: the state changes that were written.
+    - ``superseded``: the services of which the database already had a newer observation.
+    - ``opened``, ``closed``: the services whose alerts were opened or closed.
+    - ``alerted``: the services that have an open or acknowledged alert now.
     - ``because_of``: the causes of each service that is unhealthy because of others. No alert opens
       for these services.
-    - ``unprobed``: services that were not probed. ``unprobed_because`` has the reasons: no time
+    - ``duration_s``: the duration of the pass in seconds of wall time.
+    - ``unprobed``: the services that were not probed. ``unprobed_because`` has the reasons: no time
       left, or limits of this process.
-    - ``blind_because``: why the pass did not believe what it saw; empty unless it was blind. A
-      blind pass has no verdicts.
+    - ``blind_because``: why the pass is blind; empty if it is not blind. A blind pass has no
+      verdicts.
+    - ``own_reason``: why the worker's own alert opened; empty if it did not open.
     - ``maintenance_until``: the end of the maintenance of all services, or None. No alert opens
       until then.
-    - ``under_maintenance``: the end by service for which no alert opens: of all, or of a window.
-    - ``duration_s``: the duration of the pass in seconds of wall time.
+    - ``under_maintenance``: the end of the maintenance of each service under maintenance.
     - ``rolled``: what a rollup pass did; None for the other passes.
-    - ``decided_by``: the installation that decides about a service, for each service that this pass
-      probed and another installation keeps. These services have no verdict here.
+    - ``decided_by``: the services that this pass probed and another installation keeps, each with
+      that installation. These services have no verdict in this outcome.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Dependencies: which services need which, and because of which one a service is unhealthy.
+"""Dependencies between services, and the causes of unhealthy services.
 
-While a service is unhealthy, no alert opens for the services that need it: its own alert says what
-is wrong. They are probed and recorded as always, and their alerts close as always.
+While a service is unhealthy, no alert opens for the services that need it, because its own alert
+has the reason. The dependent services are still probed and recorded, and their alerts still close.
 
 Dependencies are transitive: if a needs b, and b needs c, then a needs c. ``needs`` is a mapping
 from every monitored service to the services that it needs directly.
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     Needs = Mapping[str, Sequence[str]]
 
 MAX_CAUSES = 10
-"""Causes that are kept of a service: the first ones by name. More would help nobody."""
+"""The maximum number of causes of a service; the first ones by name. More would not help."""
 MAX_LISTED = 3
-"""Causes that a line names."""
+"""The maximum number of causes that a line names."""
 MAX_CYCLES = 10
-"""Cycles that are reported at once."""
+"""The maximum number of cycles that are reported at once."""
 
 
 def needs_of(targets: Iterable[Target]) -> dict[str, tuple[str, ...]]:
-    """Return what each service needs. Services that are not monitored are left out."""
+    """Return the services that each service needs directly. Only monitored services count."""
     needs = {target.name: target.needs for target in targets}
     return {
         name: tuple(needed for needed in direct if needed in needs)
@@ -40,20 +40,20 @@ def needs_of(targets: Iterable[Target]) -> dict[str, tuple[str, ...]]:
 
 
 def all_needed(needs: Needs, services: Iterable[str]) -> set[str]:
-    """Return what these services need, directly and through others."""
+    """Return the services that these services need, directly or through others."""
     needed: set[str] = set()
-    waiting = list(services)
-    while waiting:
-        new = [name for name in needs.get(waiting.pop(), ()) if name not in needed]
-        needed.update(new)
-        waiting += new
+    queue = list(services)
+    while queue:
+        new_names = [name for name in needs.get(queue.pop(), ()) if name not in needed]
+        needed.update(new_names)
+        queue += new_names
     return needed
 
 
 def unprobed_needs(needs: Needs, verdicts: Sequence[Verdict]) -> list[str]:
-    """Return what the unhealthy services need and this pass did not probe, sorted by name.
+    """Return the services that unhealthy services need and this pass did not probe, sorted by name.
 
-    It is in another shard, or the pass had no time left for it.
+    Such a service is in another shard, or the pass had no time left for it.
     """
     judged = {verdict.target.name for verdict in verdicts}
     unhealthy = [verdict.target.name for verdict in verdicts if not verdict.healthy]
@@ -66,10 +66,11 @@ def current_health(
     now: datetime,
     period_s: float,
 ) -> dict[str, bool]:
-    """Return which services are healthy, as far as it is known.
+    """Return whether each service is healthy. Services of unknown health are left out.
 
     The verdict of this pass counts. If this pass has no verdict on a service, its row in the
-    database counts, unless that is stale. ``period_s`` is the period of the health pass in seconds.
+    database counts, unless the row is stale. ``period_s`` is the period of the health pass in
+    seconds.
     """
     health = {}
     for name, state in known.items():
@@ -81,24 +82,27 @@ def current_health(
 
 
 def causes_of(needs: Needs, health: Mapping[str, bool]) -> dict[str, tuple[str, ...]]:
-    """Return the causes of each unhealthy service that needs an unhealthy one, sorted by name.
+    """Return the causes, sorted by name, of each unhealthy service that needs an unhealthy service.
 
-    A cause is an unhealthy service that needs no unhealthy one itself. A service of unknown health,
+    A cause is an unhealthy service that needs no unhealthy service. A service of unknown health,
     which is not in ``health``, is not a cause. ``needs`` must not have a cycle.
     """
     if all(health.get(name, True) or not direct for name, direct in needs.items()):
         return {}
-    # It takes some milliseconds to import, and most passes do not need it.
+    # The import takes some milliseconds, and most passes do not need it.
     from graphlib import TopologicalSorter
 
     causes: dict[str, tuple[str, ...]] = {}
+    # In this order, every service comes after the services that it needs.
     for name in TopologicalSorter(needs).static_order():
-        merged: set[str] = set()
+        roots: set[str] = set()
         for needed in needs.get(name, ()):
-            own = () if health.get(needed, True) else (needed,)
-            merged.update(causes[needed] or own)
-        causes[name] = tuple(sorted(merged)[:MAX_CAUSES])
-    return {name: roots for name, roots in causes.items() if roots and not health.get(name, True)}
+            if causes[needed]:
+                roots.update(causes[needed])
+            elif not health.get(needed, True):
+                roots.add(needed)
+        causes[name] = tuple(sorted(roots)[:MAX_CAUSES])
+    return {name: names for name, names in causes.items() if names and not health.get(name, True)}
 
 
 def causes_in_pass(
@@ -108,9 +112,10 @@ def causes_in_pass(
     now: datetime,
     period_s: float,
 ) -> dict[str, tuple[str, ...]]:
-    """Return the causes of the services that a pass found unhealthy because of others.
+    """Return the causes of the services that this pass judged unhealthy because of others.
 
-    ``known`` has the states of ``unprobed_needs``, at least.
+    ``known`` has at least the known states of ``unprobed_needs``. ``period_s`` is the period of the
+    health pass in seconds.
     """
     causes = causes_of(needs, current_health(verdicts, known, now, period_s))
     judged = (verdict.target.name for verdict in verdicts)
@@ -118,26 +123,27 @@ def causes_in_pass(
 
 
 def because_of(causes: Collection[str]) -> str:
-    """Return the causes for people: ``because of ingest``; empty if there are none."""
+    """Return the causes for people, for example ``because of ingest``; empty without causes."""
     if not causes:
         return ""
     names = sorted(causes)
     more = len(names) - MAX_LISTED
     if more > 0:
         return f"because of {', '.join(names[:MAX_LISTED])} and {more} more"
-    listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-    return f"because of {listed}"
+    if len(names) == 1:
+        return f"because of {names[0]}"
+    return f"because of {', '.join(names[:-1])} and {names[-1]}"
 
 
 def with_causes(reason: str, causes: Collection[str]) -> str:
-    """Return the reason of a service, with its causes in front."""
+    """Return the causes of a service, for people, followed by its reason."""
     return ": ".join(filter(None, [because_of(causes), reason]))
 
 
 def problems(needs: Needs) -> Iterator[tuple[str, str]]:
-    """Yield a service and what is wrong with its needs: an unknown service, or a cycle.
+    """Yield each fault of the dependencies: a service, and an unknown service or a cycle as text.
 
-    Here ``needs`` also has the services that are not monitored.
+    Here ``needs`` also has the services of the catalogue that are not monitored.
     """
     if not any(needs.values()):
         return
@@ -165,9 +171,10 @@ def problems(needs: Needs) -> Iterator[tuple[str, str]]:
 
 
 def _from_first_name(cycle: list[str]) -> list[str]:
-    """Return a cycle of graphlib from its first name by the alphabet, back to that name.
+    """Return a cycle that begins and ends with its first name by the alphabet.
 
-    In graphlib's list, each service is needed by the next one, and the last one is the first one.
+    In the cycle of graphlib, each service is needed by the next service, and the last service is
+    the first one. In the result, each service needs the next service.
     """
     names = cycle[:0:-1]
     start = names.index(min(names))

@@ -1,8 +1,8 @@
-"""Which system alerts an Alertmanager receives, and how they look there.
+"""Choose the system alerts that an Alertmanager receives, and write them in its format.
 
-A post repeats everything: nothing remembers what was posted before. So a process that was killed
-before its post, an Alertmanager that was restarted, or two passes at once lose nothing. The next
-pass posts it again, and the Alertmanager knows an alert again by its labels.
+Every post contains all alerts. No state about earlier posts is stored. So no alert is lost if a
+process is killed before its post, if an Alertmanager restarts, or if two passes run at once: the
+next pass posts all alerts again. The Alertmanager recognises an alert by its labels.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from ops_worker.text import one_line
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
 
-FIRING_PERIODS = 4
-"""Periods for which an open alert is announced: three passes may fail before it would end."""
-MIN_FIRING_S = 300.0
-"""The least seconds for which an open alert is announced."""
+HORIZON_PERIODS = 4
+"""The horizon in periods of the health pass. An alert does not end if three passes fail."""
+MIN_HORIZON_S = 300.0
+"""The shortest horizon in seconds."""
 MIN_REPEAT_S = 900.0
-"""The least seconds for which a closed alert is posted again. Prometheus does the same."""
+"""The shortest time in seconds for which a closed alert is posted again, as in Prometheus."""
 SEVERITY = "critical"
 """The label ``severity``. Every system alert has severity 5 in the database."""
-OPEN = frozenset({"OPEN", "ACKNOWLEDGED"})
-"""The status of an alert that is not over."""
+OPEN_STATUSES = frozenset({"OPEN", "ACKNOWLEDGED"})
+"""The statuses of an alert that is not closed."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 RESERVED_LABELS = frozenset({"alertname", "service", "severity", "source"})
-"""Labels that the worker sets itself. Together with ALERT_LABELS they identify an alert."""
-EVIDENCE = ("state", "http_status", "latency_ms", "attempts", "streak", "since", "checked_at")
-"""Keys of the evidence that stand first. The others follow in their order."""
+"""Labels that the worker sets. Together with ALERT_LABELS, they identify an alert."""
+FIRST_EVIDENCE = ("state", "http_status", "latency_ms", "attempts", "streak", "since", "checked_at")
+"""The first keys of the annotation ``evidence``. Other keys follow in the order of the row."""
 
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 class SystemAlert(NamedTuple):
-    """A row of ``fleet_alert`` that may have to be posted: ``alerts_to_post``.
+    """A row of the statement ``alerts_to_post``: a system alert that is open or was closed lately.
 
-    ``evidence`` is a JSON value of any shape.
+    ``evidence`` may be any JSON value.
     """
 
     id: int
@@ -54,17 +54,17 @@ class SystemAlert(NamedTuple):
     @property
     def is_open(self) -> bool:
         """Whether the alert is open or acknowledged."""
-        return self.status in OPEN
+        return self.status in OPEN_STATUSES
 
 
 class PostRules(NamedTuple):
-    """What a post depends on besides the rows.
+    """Everything that a post depends on, except the rows.
 
-    - ``now``: the time of the database's clock.
-    - ``period_s``: seconds from one health pass to the next.
-    - ``labels``: further labels of every alert.
-    - ``runbook_url``: a link for every alert; empty: none.
-    - ``under_maintenance``: services whose alerts are sent to nobody.
+    - ``now``: the current time of the database's clock.
+    - ``period_s``: the period of the health pass in seconds.
+    - ``labels``: additional labels of every alert (ALERT_LABELS).
+    - ``runbook_url``: a link for every alert; empty for no link.
+    - ``under_maintenance``: services under maintenance. Their alerts are not posted.
     """
 
     now: datetime
@@ -74,49 +74,54 @@ class PostRules(NamedTuple):
     under_maintenance: Container[str] = ()
 
 
-def firing_s(period_s: float) -> float:
-    """Return the seconds after which an open alert ends if no pass posts it again."""
-    return max(FIRING_PERIODS * period_s, MIN_FIRING_S)
+def horizon_s(period_s: float) -> float:
+    """Return the seconds after which an open alert ends in Alertmanager if no other post follows.
+
+    ``period_s`` is the period of the health pass in seconds.
+    """
+    return max(HORIZON_PERIODS * period_s, MIN_HORIZON_S)
 
 
 def repeat_s(period_s: float) -> float:
     """Return the seconds for which a closed alert is posted again.
 
-    At least until an Alertmanager that has it as open would end it by itself, and one period more.
+    This is at least the horizon and one period: an Alertmanager that missed posts may regard the
+    alert as open for that long. ``period_s`` is the period of the health pass in seconds.
     """
-    return max(MIN_REPEAT_S, firing_s(period_s) + period_s)
+    return max(MIN_REPEAT_S, horizon_s(period_s) + period_s)
 
 
 def closed_since(now: datetime, period_s: float) -> datetime:
-    """Return the time since which an alert was closed if it is still posted."""
+    """Return the earliest time at which a closed alert that is still posted was closed."""
     return now - timedelta(seconds=repeat_s(period_s))
 
 
 def alerts_to_post(rows: Iterable[SystemAlert], rules: PostRules) -> list[dict[str, Any]]:
     """Return the alerts to post, the oldest first, in the format of ``POST /api/v2/alerts``.
 
-    They are the open alerts, and those that were closed within ``repeat_s`` seconds. A closed alert
-    is left out if an open one has the same labels: the Alertmanager knows an alert by its labels
-    only, and would end the open one for a moment.
+    These are the open alerts, and the alerts that were closed in the last ``repeat_s`` seconds. A
+    closed alert is left out if an open alert has the same labels. Otherwise the Alertmanager, which
+    identifies alerts by their labels, would end the open alert for a moment.
     """
     candidates = sorted(
         (row for row in rows if without_installation(row.service) not in rules.under_maintenance),
         key=lambda row: (row.created_at, row.id),
     )
-    firing = {one_line(row.service) for row in candidates if row.is_open}
+    open_services = {one_line(row.service) for row in candidates if row.is_open}
     since = closed_since(rules.now, rules.period_s)
     return [
         _alert(row, rules)
         for row in candidates
-        if row.is_open or (_is_recent(row, since) and one_line(row.service) not in firing)
+        if row.is_open
+        or (_was_closed_since(row, since) and one_line(row.service) not in open_services)
     ]
 
 
 def parse_labels(text: str) -> dict[str, str]:
-    """Parse ``name=value,name=value``; empty parts are ignored.
+    """Parse ``name=value,name=value``. Empty parts are ignored.
 
-    Raises ValueError for a name that is not a label name of Prometheus, that stands twice or that
-    the worker sets itself, and for a value that is empty or holds a control character.
+    Raise ValueError if a name is not a label name of Prometheus, occurs twice or is one of
+    RESERVED_LABELS, or if a value is empty or contains a control character.
     """
     labels: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -129,18 +134,21 @@ def parse_labels(text: str) -> dict[str, str]:
     return labels
 
 
-def _is_recent(row: SystemAlert, since: datetime) -> bool:
+def _was_closed_since(row: SystemAlert, since: datetime) -> bool:
     return row.closed_at is not None and row.closed_at >= since
 
 
 def _alert(row: SystemAlert, rules: PostRules) -> dict[str, Any]:
-    """Return an alert in the format of the Alertmanager. It refuses an end before the start."""
-    begins = _within(row.created_at, EPOCH, rules.now)
+    """Return an alert in the format of the Alertmanager.
+
+    The Alertmanager refuses an alert that ends before it starts.
+    """
+    starts_at = _limited(row.created_at, EPOCH, rules.now)
     if row.is_open:
-        ends = rules.now + timedelta(seconds=firing_s(rules.period_s))
+        ends_at = rules.now + timedelta(seconds=horizon_s(rules.period_s))
     else:
-        # A time in the future would keep a closed alert firing.
-        ends = _within(row.closed_at or rules.now, begins, rules.now)
+        # With an end in the future, a closed alert would still fire.
+        ends_at = _limited(row.closed_at or rules.now, starts_at, rules.now)
     labels = {
         "alertname": "ServiceUnhealthy",
         "service": one_line(row.service),
@@ -150,27 +158,31 @@ def _alert(row: SystemAlert, rules: PostRules) -> dict[str, Any]:
     return {
         "labels": {**rules.labels, **labels},
         "annotations": _annotations(row, rules.runbook_url),
-        "startsAt": _written(begins),
-        "endsAt": _written(ends),
+        "startsAt": _timestamp(starts_at),
+        "endsAt": _timestamp(ends_at),
     }
 
 
-def _within(time: datetime, first: datetime, last: datetime) -> datetime:
-    """Return the time, or the limit that it exceeds: a person may have written any time."""
-    return max(first, min(time, last))
+def _limited(time: datetime, earliest: datetime, latest: datetime) -> datetime:
+    """Return a time of a row, or the limit that it exceeds. A row may hold any time."""
+    return max(earliest, min(time, latest))
 
 
-def _written(time: datetime) -> str:
+def _timestamp(time: datetime) -> str:
+    """Return a time in the format of RFC 3339, in UTC."""
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _annotations(row: SystemAlert, runbook_url: str) -> dict[str, str]:
-    """Return what people read. It may change from post to post; empty texts are left out."""
+    """Return the texts for people. Empty texts are left out.
+
+    Annotations do not identify an alert, so they may change from post to post.
+    """
     evidence = row.evidence if isinstance(row.evidence, dict) else {}
     reason = evidence.get("reason")
     facts = {
         key: evidence[key]
-        for key in dict.fromkeys([*EVIDENCE, *evidence])
+        for key in dict.fromkeys([*FIRST_EVIDENCE, *evidence])
         if key != "reason" and isinstance(evidence.get(key), (str, int, float))
     }
     acknowledged_by = row.acknowledged_by or ""

@@ -1,7 +1,7 @@
-"""The registry of passes: the place to add one.
+"""The registry of passes. CONTRIBUTING.md describes how to add a pass.
 
-Help, loops, the sidecar, locks, ``status``, ``explain``, the alert about a stopped pass and the
-rules for manifests follow the registry. They read ``PASSES`` when they run, not at import.
+The help, the loops, the sidecar, the locks, ``status``, ``explain``, the alert about a stopped pass
+and the rules for manifests use the registry. They read ``PASSES`` when they run, not at import.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from typing import NamedTuple
 from ops_worker.core.samples import MAINTENANCE, PASS_SUCCESS, ROLLUP_BEHIND_S
 
 MAINTENANCE_TABLE = "ops_worker_maintenance"
-"""The table of the maintenance of all services that is running."""
+"""The table of the running maintenance of all services."""
 MAINTENANCE_LOG = "ops_worker_maintenance_log"
-"""The log of what ``ops_worker_maintenance`` had."""
+"""The table of all maintenances of all services, also of earlier ones."""
 WINDOW_TABLE = "ops_worker_maintenance_window"
 """The table of maintenance windows: of some services, planned, or repeated."""
 MAINTENANCE_TABLES = (MAINTENANCE_TABLE, WINDOW_TABLE)
-"""The tables that say which services are under maintenance. A pass can do without them."""
+"""The tables with the services under maintenance. A pass also works without them."""
 
 
 class TransactionSpec(NamedTuple):
-    """What a writing transaction needs.
+    """The lock and the tables of a writing transaction.
 
-    - ``lock``: two transactions of the same shard with the same number (1 to 255) never run at the
-      same time.
-    - ``required_tables``: the transaction fails if one of them is missing.
-    - ``creates``: a table of the worker, which is created if it is missing.
-    - ``creates_if_permitted``: tables of the worker that are created if they are missing and the
-      role may create them. The transaction does without them.
-    - ``per_installation``: whether each installation has a lock of its own.
+    - ``lock``: the number of its lock, 1 to 255. Two transactions of the same shard with the same
+      number never run at the same time.
+    - ``required_tables``: the transaction fails if one of these tables is missing.
+    - ``creates``: a table of the worker. If it is missing, the transaction creates it.
+    - ``creates_if_permitted``: tables of the worker. If one is missing, the transaction creates it
+      if the role may do so, and otherwise works without it.
+    - ``per_installation``: whether each installation has its own lock.
     """
 
     lock: int
@@ -40,21 +40,24 @@ class TransactionSpec(NamedTuple):
 
 
 class PassSpec(NamedTuple):
-    """A pass: everything that other modules need to know about it.
+    """Everything that other modules need to know about a pass.
 
+    - ``name``: its name, which is also its command.
+    - ``summary``: its description in the help.
     - ``run``: ``module:function``. The function takes a ``Context`` and returns an ``Outcome``. It
       is imported when it runs.
+    - ``transaction``: the lock and the tables of its transaction.
     - ``marker``: the self-metric by which readers find the pass in ``system_metrics``.
     - ``interval_setting``: the setting with its interval in the sidecar, in seconds.
-    - ``flush``: ``module:function``; empty if a loop keeps no samples while the database is away.
-      The function takes a ``Context`` and the moment until which a transaction may begin (seconds,
-      monotonic clock). It writes the samples in the backlog and returns how many.
+    - ``flush``: ``module:function``; empty if a loop keeps no samples while it cannot reach the
+      database. The function takes a ``Context`` and the moment until which a transaction may begin
+      (seconds, monotonic clock). It writes the samples in the backlog and returns their number.
     - ``sharded``: whether each shard runs the pass for its services.
-    - ``optional``: whether an installation may do without the pass. As long as it was never
-      recorded, no reader mentions it.
+    - ``optional``: whether an installation may work without the pass. Readers do not mention such a
+      pass until it was recorded.
     - ``probes``: whether the pass connects to the services.
-    - ``least_period_s``: the shortest period that a single pass records, in seconds. PASS_PERIOD is
-      60 by default, which is wrong for a pass that runs once an hour.
+    - ``least_period_s``: the shortest period in seconds that a single pass records. The default of
+      PASS_PERIOD is 60, which is wrong for a pass that runs once an hour.
     """
 
     name: str
@@ -71,11 +74,11 @@ class PassSpec(NamedTuple):
 
 
 ACTION_TABLE = "ops_worker_action"
-"""The table of what people did."""
+"""The table of the actions of people."""
 LEDGER_TABLES = ("ops_worker_run", "ops_worker_span", "ops_worker_config", ACTION_TABLE)
-"""The tables of the ledger, which every pass with services writes."""
+"""The tables of the ledger. Every pass that probes services creates missing ones."""
 DOUBT_TABLE = "ops_worker_doubt"
-"""The table of the blind passes in a row."""
+"""The table with the number of consecutive blind passes."""
 
 HEALTH = PassSpec(
     name="health",
@@ -88,8 +91,8 @@ HEALTH = PassSpec(
         creates_if_permitted=(*LEDGER_TABLES, DOUBT_TABLE),
         per_installation=True,
     ),
-    # Only the health pass writes this metric. So a reader who looks for it does not scan the many
-    # rows of the metrics pass.
+    # Only the health pass writes this metric. So a search for it does not scan the many rows of the
+    # metrics pass.
     marker=MAINTENANCE,
     interval_setting="health_check_interval",
 )
@@ -123,7 +126,7 @@ ROLLUP = PassSpec(
         required_tables=("system_metrics",),
         creates_if_permitted=ROLLUP_TABLES,
     ),
-    # A metric of its own: it is found at once, however long ago it was recorded.
+    # Only the rollup pass writes this metric. So it is found fast, even if its row is old.
     marker=ROLLUP_BEHIND_S,
     interval_setting="rollup_interval",
     sharded=False,
@@ -131,14 +134,14 @@ ROLLUP = PassSpec(
     probes=False,
     least_period_s=3600.0,
 )
-"""The pass that keeps the samples of each hour and day, in short."""
+"""The pass that turns samples into one row per series and hour, and per day."""
 
 PASSES = {spec.name: spec for spec in (HEALTH, METRICS, ROLLUP)}
-"""Every pass by its name, in the order of the help."""
+"""The passes by their names, in the order of the help."""
 
 
 def peers(name: str) -> tuple[str, ...]:
-    """Return the names of all other passes: the pass ``name`` notices when one of them stops."""
+    """Return the names of the passes that the pass ``name`` watches: all other passes."""
     return tuple(other for other in PASSES if other != name)
 
 

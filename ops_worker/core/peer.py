@@ -1,4 +1,4 @@
-"""Whether another pass has stopped: the rule by which the passes watch each other."""
+"""Judge whether another pass has stopped: the rule by which the passes watch each other."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
-class LastSeen(NamedTuple):
-    """A row of the query for the last record of a pass; ``time`` is None where a shard has none."""
+class LastRecord(NamedTuple):
+    """A row of the statement ``passes_now``: the last record of a pass, or of one of its shards.
+
+    - ``shard``: the shard ("0/2"); None for a pass that is not divided into shards.
+    - ``time``: when the pass was recorded last; None if it was never recorded.
+    - ``period_s``: its period in seconds; None if the pass did not record its period.
+    """
 
     name: str
     shard: str | None
@@ -22,17 +27,20 @@ class LastSeen(NamedTuple):
 
 
 BLIND = "blind"
-"""The cause of the worker's own alert while a pass does not believe what it sees."""
+"""The cause of the worker's own alert while a pass is blind."""
 UNNAMED = "a pass stopped"
-"""The cause of an alert that an older release opened: it names none."""
+"""The cause of an alert whose row has no causes. Older releases wrote such rows."""
 
 
 class PeerState(NamedTuple):
-    """What a pass concludes about its peers.
+    """The judgement of a pass on its peers.
 
-    ``stopped`` is the record of the peer that is silent for longest, if the worker's own alert has
-    to open, and ``names`` has all peers that stopped. ``recovered`` is whether no peer is a cause
-    of that alert any more: every shard of every peer that ever ran is recorded again.
+    - ``stopped``: the oldest record of a peer that stopped; None if no peer stopped.
+    - ``names``: the names of all peers that stopped, sorted.
+    - ``recovered``: whether every shard of every peer that ever ran is recorded again. Then no peer
+      is a cause of the worker's own alert any more.
+
+    The default means that this is unknown: then the causes of the alert stay as they are.
     """
 
     stopped: PassRecord | None = None
@@ -40,8 +48,8 @@ class PeerState(NamedTuple):
     recovered: bool = False
 
 
-def records(rows: Sequence[LastSeen]) -> list[PassRecord]:
-    """Return the records of the passes and shards that were recorded at all."""
+def records(rows: Sequence[LastRecord]) -> list[PassRecord]:
+    """Return the records of the passes and shards. Rows without a time are left out."""
     return [
         PassRecord(name=row.name, shard=row.shard, time=row.time, period_s=row.period_s)
         for row in rows
@@ -50,23 +58,25 @@ def records(rows: Sequence[LastSeen]) -> list[PassRecord]:
 
 
 def stale_peers(
-    name: str, peers: Collection[str], rows: Sequence[LastSeen], now: datetime
+    name: str, peers: Collection[str], rows: Sequence[LastRecord], now: datetime
 ) -> list[PassRecord]:
-    """Return the records of peers that are stale, as far as the pass ``name`` can judge them.
+    """Return the stale records of the peers that the pass ``name`` watches.
 
-    A peer that never ran has not stopped. If the pass ``name`` is stale itself, it judges no peer:
-    the same cause may have stopped all of them, and the peers get time to run first.
+    A peer that was never recorded has not stopped. If the pass ``name`` is stale itself, it does
+    not judge its peers: the same cause, such as an outage of the database, may have stopped all
+    passes, and the peers may not have run since.
     """
-    known = records(rows)
-    if not is_fresh(known, name, now):
+    pass_records = records(rows)
+    if not is_fresh(pass_records, name, now):
         return []
-    return [record for record in known if record.name in peers and record.is_stale(now)]
+    return [record for record in pass_records if record.name in peers and record.is_stale(now)]
 
 
-def last_turn(record: PassRecord, now: datetime) -> datetime:
-    """Return the time from which until now a pass had one turn at least, and time to record it.
+def last_turn_start(record: PassRecord, now: datetime) -> datetime:
+    """Return when the last turn of a peer started: one period and MIN_STALE_S ago.
 
-    One is due in each period. MIN_STALE_S is how old a row may be when it becomes visible.
+    In each period, one run is due. Its row becomes visible at most MIN_STALE_S after the time that
+    the row has.
     """
     return now - timedelta(seconds=longest_period_s([record]) + MIN_STALE_S)
 
@@ -74,61 +84,71 @@ def last_turn(record: PassRecord, now: datetime) -> datetime:
 def had_turn(
     name: str,
     record: PassRecord,
-    rows_then: Sequence[LastSeen],
+    earlier_rows: Sequence[LastRecord],
     now: datetime,
     resumed_at: datetime | None,
 ) -> bool:
-    """Return whether a stale peer had a turn since passes could be recorded again.
+    """Return whether a stale peer had a turn in which no outage prevented its record.
 
-    After an outage of the database, a fast pass is fresh long before the turn of a slower one. So
-    the pass ``name`` must not have been stale at the ``last_turn`` of the peer; ``rows_then`` are
-    the last records at that time. A pass that did not run yet then knows of no outage. A loop
-    writes the samples of the outage afterwards, which fill the hole in the records: ``resumed_at``
-    is when it was recorded again, or None if it knows of no outage.
+    After an outage of the database, a pass with a short period is fresh again before a peer with a
+    long period is due. Such a peer is stale, but has not stopped. So the pass ``name`` must have
+    been fresh when the last turn of the peer started. If the pass ``name`` was not recorded before
+    that time, no outage is known, and the peer had its turn.
+
+    A loop writes the samples of an outage later, with the times of the outage. Then the records
+    show no gap. So the turn must also not have started before ``resumed_at``.
+
+    - ``name``: the pass that judges the peer.
+    - ``record``: the last record of the peer.
+    - ``earlier_rows``: the last records of all passes before ``last_turn_start``.
+    - ``resumed_at``: when a loop was recorded again after an outage; None: no outage is known.
     """
-    begun = last_turn(record, now)
-    if resumed_at is not None and resumed_at > begun:
+    turn_start = last_turn_start(record, now)
+    if resumed_at is not None and resumed_at > turn_start:
         return False
-    known = records(rows_then)
-    has_run = any(row.name == name for row in known)
-    return not has_run or is_fresh(known, name, begun)
+    earlier_records = records(earlier_rows)
+    was_recorded = any(earlier.name == name for earlier in earlier_records)
+    return not was_recorded or is_fresh(earlier_records, name, turn_start)
 
 
 def judge_peers(
     peers: Collection[str],
-    rows: Sequence[LastSeen],
+    rows: Sequence[LastRecord],
     now: datetime,
     stopped: Sequence[PassRecord],
 ) -> PeerState:
-    """Judge whether peers have stopped; ``stopped`` are the stale ones that had their turn."""
+    """Return the state of the peers.
+
+    ``stopped`` are those records of ``stale_peers`` whose peers had a turn (``had_turn``).
+    """
     if stopped:
         names = sorted({record.name for record in stopped})
         return PeerState(
             stopped=min(stopped, key=lambda record: record.time),
             names=tuple(names),
         )
-    watched = [row for row in rows if row.name in peers]
-    is_complete = bool(watched) and all(row.time is not None for row in watched)
-    is_any_stale = any(record.is_stale(now) for record in records(watched))
+    peer_rows = [row for row in rows if row.name in peers]
+    is_complete = bool(peer_rows) and all(row.time is not None for row in peer_rows)
+    is_any_stale = any(record.is_stale(now) for record in records(peer_rows))
     return PeerState(recovered=is_complete and not is_any_stale)
 
 
 def causes(before: Sequence[str] | None, state: PeerState, *, is_blind: bool) -> tuple[str, ...]:
-    """Return what the worker's own alert stands for now; it is closed if nothing is left.
+    """Return the current causes of the worker's own alert. Without a cause, the alert closes.
 
-    ``before`` are the causes of the open alert, or None if it is not open. They stay until it is
-    known that the peers have recovered.
+    ``before`` are the causes of the open alert; None if no alert is open. A cause about peers stays
+    until the peers have recovered.
     """
-    others = [cause for cause in before or () if cause != BLIND]
+    peer_causes = [cause for cause in before or () if cause != BLIND]
     if state.stopped is not None:
-        others = [f"{name} pass stopped" for name in state.names]
+        peer_causes = [f"{name} pass stopped" for name in state.names]
     elif state.recovered:
-        others = []
-    return (*others, BLIND) if is_blind else tuple(others)
+        peer_causes = []
+    return (*peer_causes, BLIND) if is_blind else tuple(peer_causes)
 
 
 def causes_of(value: object) -> tuple[str, ...]:
-    """Return the causes of an open alert by its ``details.causes``, which may hold anything."""
+    """Return the causes of an open alert from ``details.causes``, which may be any JSON value."""
     if isinstance(value, list) and value and all(isinstance(cause, str) for cause in value):
         return tuple(value)
     return (UNNAMED,)

@@ -1,4 +1,4 @@
-"""The rules of the rollup: which hours and days are due, what is a counter, what is too old."""
+"""The rules of the rollup: which slices are due, and which rows are too old."""
 
 from __future__ import annotations
 
@@ -16,41 +16,45 @@ if TYPE_CHECKING:
 
 HOUR, DAY = "hour", "day"
 LEVELS = {HOUR: timedelta(hours=1), DAY: timedelta(days=1)}
-"""The length of a slice of each level. A slice is an hour, or a day in UTC."""
-SETTLES = timedelta(minutes=10)
-"""A slice is complete so long after its end: by then, running passes have written their samples."""
-REPEATED = timedelta(hours=6)
-"""A slice is rolled up again in every run until so long after it was complete. New ones go first.
+"""The levels, with the length of their slices. A slice is an hour, or a day in UTC."""
+SETTLING_TIME = timedelta(minutes=10)
+"""The time from the end of a slice until it is complete.
 
-A loop keeps samples while it cannot reach the database, by default for an hour
-(METRICS_BUFFER_SAMPLES), and writes them later with the time at which they were taken.
+In this time, running passes write their samples.
+"""
+REPEAT_TIME = timedelta(hours=6)
+"""The time after its completion in which every run rolls a slice up again. New slices come first.
+
+A loop that cannot reach the database keeps its samples, by default for an hour
+(METRICS_BUFFER_SAMPLES). It writes them later, with the time at which they were taken.
 """
 OLDEST = datetime(2000, 1, 1, tzinfo=UTC)
-"""No sample is older. Rows with such times were written while a clock was wrong."""
+"""The oldest time of a sample. A row with an older time was written while a clock was wrong."""
 LATENCIES = (PROBE_LATENCY_MS,)
-"""The metrics of which percentiles are computed. Those of all series cost a fifth more time."""
-SHARE = 0.75
-"""Share of PASS_DEADLINE after which no slice begins: the rest is for the retention."""
+"""The metrics of which percentiles are computed. Percentiles of all series take a fifth longer."""
+BEGIN_SHARE = 0.75
+"""The share of PASS_DEADLINE in which slices may begin. The rest is for the retention."""
 RESERVE_S = 3.0
-"""Seconds before PASS_DEADLINE at which the last statement is cancelled."""
+"""The seconds before PASS_DEADLINE at which the last statement is cancelled."""
 
 
 class Slice(NamedTuple):
-    """An hour or a day: ``begun`` is its first moment, ``end`` the first one after it."""
+    """An hour or a day. ``begun`` is its first moment, in UTC."""
 
     level: str
     begun: datetime
 
     @property
     def end(self) -> datetime:
-        """The first moment after this slice."""
+        """The first moment after the slice."""
         return self.begun + LEVELS[self.level]
 
 
 class RollupState(NamedTuple):
-    """What the database has: the newest hour and day, and whether samples are in a plain table.
+    """The state of the database before a run.
 
-    ``hour`` and ``day`` are None if nothing was rolled up yet.
+    - ``hour``, ``day``: the start of the newest slice that was rolled up; None if there is none.
+    - ``plain``: whether samples are in a plain table, not in a hypertable of TimescaleDB.
     """
 
     hour: datetime | None
@@ -59,9 +63,10 @@ class RollupState(NamedTuple):
 
 
 class Positions(NamedTuple):
-    """Where the rollup is: the slices that begin before these times are done.
+    """How far the rollup is. Both mappings have a time for each level.
 
-    ``complete`` are the times at which the newest complete slices end, by level.
+    - ``done``: all slices before this time are rolled up.
+    - ``complete``: the end of the newest complete slice.
     """
 
     done: Mapping[str, datetime]
@@ -69,27 +74,30 @@ class Positions(NamedTuple):
 
     @classmethod
     def initial(cls, state: RollupState, now: datetime, history_days: int) -> Positions:
-        """Return where a run begins: after the newest slice of each level.
+        """Return the positions at the start of a run: after the newest slice of each level.
 
-        Without any slice, it begins at the oldest sample that is not older than ``history_days``.
+        Without a slice, this is the time before which history is removed (``retained_since``).
         """
-        complete = {level: floor(now - SETTLES, level) for level in LEVELS}
+        complete = {level: floor(now - SETTLING_TIME, level) for level in LEVELS}
         done = {}
         for level, newest in ((HOUR, state.hour), (DAY, state.day)):
-            done[level] = oldest_kept(now, history_days)
+            done[level] = retained_since(now, history_days)
             if newest is not None:
-                # The newest slice may be from the future, after a clock was set back.
-                after = min(newest + LEVELS[level], complete[level])
-                done[level] = max(after, done[level])
+                # After a clock was set back, the newest slice may be in the future.
+                newest_end = min(newest + LEVELS[level], complete[level])
+                done[level] = max(newest_end, done[level])
         return cls(done, complete)
 
     def repeated(self, now: datetime) -> Positions:
-        """Return the slices before these positions that are rolled up once more."""
-        begin = {level: floor(now - SETTLES - REPEATED, level) for level in LEVELS}
-        return Positions(done=begin, complete=self.done)
+        """Return the positions from which slices are rolled up again, up to these positions."""
+        starts = {level: floor(now - SETTLING_TIME - REPEAT_TIME, level) for level in LEVELS}
+        return Positions(done=starts, complete=self.done)
 
     def due(self, excluded: Iterable[str] = ()) -> str | None:
-        """Return the level whose next slice ends first; None if no slice is complete."""
+        """Return the level whose next complete slice ends first; None if no slice is due.
+
+        Levels in ``excluded`` do not count.
+        """
         ends = {
             level: floor(done, level) + LEVELS[level]
             for level, done in self.done.items()
@@ -99,38 +107,38 @@ class Positions(NamedTuple):
         return min(ready, key=lambda level: ends[level], default=None)
 
     def moved(self, level: str, done: datetime) -> Positions:
-        """Return the positions with all slices of a level done before a time."""
+        """Return the positions with another ``done`` time of a level."""
         return self._replace(done={**self.done, level: done})
 
     @property
     def behind_s(self) -> float:
-        """Seconds of complete slices that are not done; of both levels, the longer time."""
+        """The seconds of complete slices that are not rolled up, of the level with more of them."""
         behind = [(end - self.done[level]).total_seconds() for level, end in self.complete.items()]
         return max(0.0, *behind)
 
 
 def floor(moment: datetime, level: str) -> datetime:
-    """Return the first moment of the slice that contains a time."""
+    """Return the first moment of the slice that contains ``moment``, in UTC."""
     moment = moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     return moment.replace(hour=0) if level == DAY else moment
 
 
-def oldest_kept(now: datetime, days: int) -> datetime:
-    """Return the time before which history is removed, this number of days ago. 0 keeps all."""
+def retained_since(now: datetime, days: int) -> datetime:
+    """Return the time before which history is removed. With 0 ``days``, everything is kept."""
     return now - timedelta(days=days) if days else OLDEST
 
 
 def removable_samples(now: datetime, days: int, positions: Positions) -> datetime:
-    """Return the time before which samples may be removed.
+    """Return the time before which samples may be removed. ``days`` is SAMPLES_DAYS.
 
-    A slice that is not done yet needs its samples and the samples of the day before it.
+    A slice that is not rolled up yet needs its samples and the samples of the day before it.
     """
-    needed = min(positions.done.values()) - LEVELS[DAY]
-    return min(now - timedelta(days=days), needed)
+    oldest_needed = min(positions.done.values()) - LEVELS[DAY]
+    return min(now - timedelta(days=days), oldest_needed)
 
 
 def parameters(targets: Iterable[Target]) -> dict[str, Any]:
-    """Return the parameters of ``roll_up`` that do not depend on the slice."""
+    """Return the parameters of the statement ``roll_up`` that do not depend on the slice."""
     series = counter_series(targets)
     counters = [{"service": service, "metric": metric} for service, metric in sorted(series.listed)]
     return {
@@ -144,20 +152,21 @@ def parameters(targets: Iterable[Target]) -> dict[str, Any]:
 
 
 class Pace:
-    """How long slices take: decides whether the next one fits into the time that is left."""
+    """Measure how long slices take, and decide whether there is time for another slice."""
 
     def __init__(self) -> None:
-        """Know nothing yet: the first slice always fits."""
+        """Begin without a measurement, so that the first slice always fits."""
         self._longest_s = dict.fromkeys(LEVELS, 0.0)
 
     def add(self, level: str, seconds: float) -> None:
-        """Remember how long a slice took."""
+        """Record how many seconds a slice took."""
         self._longest_s[level] = max(self._longest_s[level], seconds)
 
     def fits(self, level: str, left_s: float) -> bool:
-        """Return whether a slice of a level is probably done within this number of seconds.
+        """Return whether a slice of a level probably takes at most ``left_s`` seconds.
 
-        A slice may take half as much again as the longest one before it.
+        The estimate is 1.5 times the longest slice of this level. If no day was measured yet, it is
+        based on 24 times the longest hour.
         """
         expected_s = self._longest_s[level]
         if not expected_s:

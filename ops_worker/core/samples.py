@@ -11,53 +11,57 @@ from ops_worker.core.model import Counter, Reading, Sample, Verdict
 from ops_worker.text import format_labels, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from ops_worker.core.model import Figure, Target
 
     Part = tuple[list[Sample], list[str]]
+    """Some rows of a sample, and the warnings about rows that could not be recorded."""
 
 HEALTHY = "healthy"
 """Metric of each service: 1 if it is healthy, else 0."""
 POSTGRES = "postgres"
-"""The series of the database itself. Like every service, it has a ``healthy`` row."""
+"""The series of the database. Like the series of a service, it has a metric ``healthy``."""
 OPS_WORKER = "ops_worker"
-"""The series of the worker itself."""
+"""The series of the worker."""
 PLATFORM = "platform"
 """The series of the platform's own figures."""
 RESERVED = frozenset({POSTGRES, OPS_WORKER, PLATFORM})
-"""Names that no service and no series of a service may have: the worker writes them itself."""
+"""Names that no service and no series of a service may have, because the worker writes them."""
 PROBE_LATENCY_MS = "probe_latency_ms"
-"""Metric of each service that answered: its latency in milliseconds (docs/glossary.md)."""
+"""Metric of each service that answered: its latency in milliseconds."""
 CERTIFICATE_DAYS_LEFT = "certificate_days_left"
-"""Metric of a service with ``certificate_days``: whole days until its certificate ends."""
+"""Metric of each service with ``certificate_days``: whole days until its certificate ends."""
 OWN_METRICS = frozenset({HEALTHY, PROBE_LATENCY_MS, CERTIFICATE_DAYS_LEFT})
-"""Metrics that the worker records of every service. No counter or figure of it may use the name."""
+"""Metrics that the worker records of services. No counter or figure may have such a name."""
 PASS_SUCCESS = "pass_success"  # noqa: S105 - a metric
-"""Metric of each pass that was recorded: always 1. Its newest row says when a pass last ran."""
+"""Metric of each recorded pass, always 1. Its newest row shows when a pass was last recorded."""
 MAINTENANCE = "maintenance"
 """Metric of each health pass: 1 during a maintenance of all services, else 0."""
 BLIND = "blind"
-"""Metric of each pass with DOUBT_PASSES: 1 if it did not believe what it saw, else 0."""
+"""Metric of each pass with DOUBT_PASSES: 1 if the pass was blind, else 0."""
 ROLLUP_BEHIND_S = "rollup_behind_s"
-"""Metric of each rollup pass: seconds of complete hours or days that are not rolled up yet."""
+"""Metric of each rollup pass: seconds of complete slices that are not rolled up yet."""
 MAX_COUNTERS = 200
-"""Counters that are recorded of a service with ``counters = "*"``: it must not fill the table."""
+"""The maximum number of counters of a service with ``counters = "*"``.
+
+The answers of a service must not fill the table.
+"""
 MAX_ROWS = 1000
-"""Rows that the statement of a figure may return."""
+"""The maximum number of rows that the statement of a figure may return."""
 MAX_FAULTS = 10
-"""Bad rows of a figure that its warning describes."""
+"""The maximum number of bad rows of a figure that a warning describes."""
 MAX_SHARE = 0.1
-"""Share of its interval that a figure may take without a warning."""
+"""Share of its interval, from 0 to 1, that a figure may take without a warning."""
 MAX_SHOWN = 40
-"""Characters of a value in a message: enough to recognise a number."""
+"""The maximum number of characters of a value in a message: enough to recognise a number."""
 
 
 class CounterSeries(NamedTuple):
-    """Which series are counters; all others are gauges.
+    """The series that are counters. All other series are gauges.
 
-    ``listed`` has services with a counter's name. Of the services in ``unrestricted`` every metric
-    is a counter, except for ``gauges``.
+    - ``listed``: pairs of a service and a metric that is a counter.
+    - ``unrestricted``: the services of which every metric is a counter, except for ``gauges``.
     """
 
     listed: frozenset[tuple[str, str]]
@@ -65,16 +69,16 @@ class CounterSeries(NamedTuple):
     gauges: frozenset[str] = OWN_METRICS
 
     def includes(self, service: str, metric: str) -> bool:
-        """Return whether a service and metric are a counter."""
+        """Return whether the series of a service and metric is a counter."""
         if (service, metric) in self.listed:
             return True
         return service in self.unrestricted and metric not in self.gauges
 
 
 def counter_series(targets: Iterable[Target]) -> CounterSeries:
-    """Return which series are counters.
+    """Return the series that are counters.
 
-    They are if a monitored service reports the metric and the catalogue does not call it a gauge.
+    A series is a counter if a monitored service reports it, unless the catalogue calls it a gauge.
     """
     targets = tuple(targets)
     listed = {
@@ -83,7 +87,6 @@ def counter_series(targets: Iterable[Target]) -> CounterSeries:
         for counter in target.counters or ()
         if not counter.gauge
     }
-    # Services of which every counter is recorded.
     unrestricted = {target.series for target in targets if target.counters is None}
     return CounterSeries(frozenset(listed), frozenset(unrestricted))
 
@@ -91,9 +94,9 @@ def counter_series(targets: Iterable[Target]) -> CounterSeries:
 def service_samples(verdict: Verdict) -> tuple[list[Sample], list[str]]:
     """Return the samples of a service, and a warning for each counter that is not a finite number.
 
-    An absent counter is 0. A counter that cannot be recorded loses only its own row. If
-    ``verdict.counters`` is not an object, no counter is recorded. A service that answered with an
-    expected status but breaks a condition still has its counters recorded.
+    An absent counter is recorded as 0. A counter that is not a finite number has no row. If
+    ``verdict.counters`` is not an object, no counter is recorded. The counters of a degraded
+    service are recorded if it answered with an expected status.
     """
     target, reported = verdict.target, verdict.counters
     samples: list[Sample] = []
@@ -121,45 +124,51 @@ def service_samples(verdict: Verdict) -> tuple[list[Sample], list[str]]:
 
 
 def _counter_value(counter: Counter, reported: Mapping[str, Any]) -> Any:
-    """Return the value at the first key of a counter that exists, or 0."""
+    """Return the value at the first key of the counter that exists; 0 if none exists."""
     keys = counter.keys or (counter.name,)
     key = next((key for key in keys if key in reported), None)
     return 0 if key is None else reported[key]
 
 
 def figure_samples(
-    readings: Iterable[Reading] | None, period_s: float = math.inf
+    readings: Collection[Reading] | None, period_s: float = math.inf
 ) -> tuple[list[Sample], list[str]]:
     """Return the samples of the database, and a warning for each figure that failed or was slow.
 
     A figure that failed has no sample; it is never recorded as 0. The database is healthy if it
-    answered at least one figure, or if none was due. ``readings`` is None if the database could
-    not be reached. ``period_s`` is the time from one pass to the next.
+    answered at least one figure, or if no figure was due. ``readings`` is None if the database
+    could not be reached. ``period_s`` is the period of the pass in seconds.
     """
     samples: list[Sample] = []
     warnings: list[str] = []
-    answered: list[bool] = []
     for reading in readings or ():
         samples.extend(reading.samples)
-        answered.append(not reading.problem and not reading.absent)
         warnings.extend(_figure_warnings(reading, period_s))
-    healthy = readings is not None and (not answered or any(answered))
-    samples.append(Sample(POSTGRES, HEALTHY, float(healthy)))
+    samples.append(Sample(POSTGRES, HEALTHY, float(_is_database_healthy(readings))))
     return samples, warnings
 
 
+def _is_database_healthy(readings: Collection[Reading] | None) -> bool:
+    """Return whether the database answered a figure, or was reached and no figure was due."""
+    if readings is None:
+        return False
+    answers = [not reading.problem and not reading.absent for reading in readings]
+    return not answers or any(answers)
+
+
 def _figure_warnings(reading: Reading, period_s: float) -> list[str]:
+    """Return the warnings about a figure: it failed, has bad rows, or took too long."""
     name = reading.figure.name
     interval_s = reading.figure.every_s or period_s
     warnings = []
     if reading.problem and not reading.absent:
         warnings.append(f"{name} not recorded: {reading.problem}")
     if reading.faults:
-        listed = "; ".join(reading.faults[:MAX_FAULTS])
+        faults = "; ".join(reading.faults[:MAX_FAULTS])
         more = len(reading.faults) - MAX_FAULTS
         if more > 0:
-            listed += f"; and {more} more"
-        warnings.append(f"{name}: {len(reading.faults)} of its rows not recorded: {listed}")
+            faults += f"; and {more} more"
+        warnings.append(f"{name}: {len(reading.faults)} of its rows not recorded: {faults}")
     if reading.took_s > MAX_SHARE * interval_s:
         warnings.append(
             f"{name} took {reading.took_s * 1000:.0f} ms, "
@@ -170,38 +179,37 @@ def _figure_warnings(reading: Reading, period_s: float) -> list[str]:
 
 
 def distinct(parts: Iterable[Part]) -> list[Part]:
-    """Remove rows whose series already has a row in the same sample, and add a warning.
+    """Return the parts without second rows of a series, with a warning about removed rows.
 
-    Two rows of a series with the same time are two values at once, and each reader would use
-    another one. Rows of the worker's own series are removed as well. Only the statement of a figure
-    can return such rows.
+    If a series had two rows with the same time, readers would disagree about its value. Rows of the
+    worker's own series are removed as well. Only the statement of a figure can return such rows.
     """
-    series: set[tuple[str, str, str]] = set()
-    result = []
+    keys: set[tuple[str, str, str]] = set()
+    distinct_parts = []
     for samples, warnings in parts:
         unique: list[Sample] = []
         removed: dict[str, list[str]] = {}
         for sample in samples:
             tags = json.dumps(dict(sample.tags), sort_keys=True) if sample.tags else ""
             key = (sample.service, sample.metric, tags)
-            if key in series or sample.service == OPS_WORKER:
+            if key in keys or sample.service == OPS_WORKER:
                 removed.setdefault(sample.metric, []).append(sample.service)
             else:
-                series.add(key)
+                keys.add(key)
                 unique.append(sample)
-        more = [
+        removal_warnings = [
             f"{one_line(services[0])}.{metric} not recorded (such rows: {len(services)}): "
             "the series is the worker's own, or already has a row in this sample"
             for metric, services in removed.items()
         ]
-        result.append((unique, [*warnings, *more]))
-    return result
+        distinct_parts.append((unique, [*warnings, *removal_warnings]))
+    return distinct_parts
 
 
 def shape_fault(columns: Sequence[str]) -> str:
-    """Return what is wrong with the columns that a figure's statement returns; empty if nothing."""
-    known = {"value", "service", "tags"}
-    if "value" in columns and known.issuperset(columns):
+    """Return the fault of the columns that a figure's statement returns; empty without a fault."""
+    permitted = {"value", "service", "tags"}
+    if "value" in columns and permitted.issuperset(columns):
         return ""
     return (
         f"returns {', '.join(columns)}; "
@@ -212,12 +220,13 @@ def shape_fault(columns: Sequence[str]) -> str:
 def samples_of(
     figure: Figure, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]
 ) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
-    """Return the samples of a figure from the rows of its statement, and a fault per bad row.
+    """Return the samples of a figure from the rows of its statement, and one fault per bad row.
 
-    If the rows have a column `service`, a bad row loses only itself. Raises ValueError if no row
-    can be used: wrong columns, too many rows, or a bad row without `service`.
+    If there is a column `service`, a bad row does not affect the other rows. Raise ValueError if no
+    row can be used: there are wrong columns or too many rows, or the only row is bad.
     """
-    if fault := shape_fault(columns):
+    fault = shape_fault(columns)
+    if fault:
         raise ValueError(fault)
     if len(rows) > MAX_ROWS:
         raise ValueError(f"returns more than {MAX_ROWS} rows")
@@ -234,9 +243,10 @@ def samples_of(
 def _samples_by_service(
     figure: Figure, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
+    """Return the samples of rows with a column `service`, and one fault per bad row."""
     samples: dict[tuple[str, str], Sample] = {}
     faults: list[str] = []
-    for place, row in enumerate(rows, 1):
+    for row_number, row in enumerate(rows, 1):
         service = "" if row["service"] is None else str(row["service"])
         try:
             sample = _sample(figure, row, service)
@@ -246,13 +256,13 @@ def _samples_by_service(
             samples[key] = sample
         except ValueError as error:
             name = one_line(service + format_labels(row.get("tags")))
-            subject = f"row {place} ({name})" if name else f"row {place}"
+            subject = f"row {row_number} ({name})" if name else f"row {row_number}"
             faults.append(f"{subject} {error}")
     return tuple(samples.values()), tuple(faults)
 
 
 def _sample(figure: Figure, row: Mapping[str, Any], service: str) -> Sample:
-    """Return the sample of a row. Raises ValueError with what is wrong with the row."""
+    """Return the sample of a row. Raise ValueError with the fault of a bad row."""
     if not service:
         raise ValueError("has no `service`")
     value, tags = row["value"], row.get("tags")
@@ -275,11 +285,12 @@ def self_metrics(  # noqa: PLR0913 - what a pass was, and two flags
     maintenance: bool | None = None,
     blind: bool | None = None,
 ) -> list[Sample]:
-    """Build the self-metrics of a pass that is about to commit.
+    """Return the self-metrics of a pass that is about to commit.
 
-    A failed pass writes none; their absence is the signal. ``tags`` hold the period of the pass, so
-    that a reader knows when it has stopped. ``maintenance`` and ``blind`` are None if the pass does
-    not record them. A blind pass does not know how many services are unhealthy.
+    A failed pass writes no self-metrics, so their absence shows the failure. ``tags`` include the
+    period of the pass: a reader needs it to see that the pass has stopped. ``maintenance`` and
+    ``blind`` are None if the pass does not record them. A blind pass has no metric
+    ``services_unhealthy``, because it does not know the number.
     """
     metrics = {"pass_duration_ms": duration_s * 1000, PASS_SUCCESS: 1.0}
     if not blind:
@@ -306,7 +317,7 @@ def latency_samples(verdicts: Iterable[Verdict]) -> list[Sample]:
 
 
 def certificate_samples(verdicts: Iterable[Verdict]) -> list[Sample]:
-    """Return for how many days the certificate of each service is valid, where that was read."""
+    """Return the days left of each certificate that was read."""
     return [
         Sample(
             service=verdict.target.series,
@@ -325,7 +336,7 @@ def number(value: Any) -> float | None:
         return None
     try:
         double = float(value)
-    except OverflowError:  # an integer that a double cannot hold
+    except OverflowError:  # an integer that is too large for a double
         return None
     return double if math.isfinite(double) else None
 
@@ -333,8 +344,12 @@ def number(value: Any) -> float | None:
 def _all_counters(
     reported: Mapping[str, Any], warnings: list[str], series: str
 ) -> tuple[Counter, ...]:
-    """Return a counter for every finite number that a service reported, at most MAX_COUNTERS."""
-    keys: dict[str, str] = {}  # by name: two keys may have the same name once they are one line
+    """Return a counter for every finite number that a service reported, at most MAX_COUNTERS.
+
+    Add a warning to ``warnings`` if there are more numbers.
+    """
+    # The keys by name: one_line may give two keys the same name, and then the first one counts.
+    keys: dict[str, str] = {}
     for key, value in reported.items():
         if number(value) is not None:
             keys.setdefault(one_line(key), key)
@@ -348,6 +363,7 @@ def _all_counters(
 
 
 def _shown(value: Any) -> str:
+    """Return a value for a message, at most MAX_SHOWN characters of it."""
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""The expected shape of the tables, and how a table in the database differs from it.
+"""The expected shape of the tables, and the statements that repair a table.
 
-A test compares this page with the sum of the migrations. Types are written as PostgreSQL's
-``format_type`` shows them.
+A test compares this module with the result of all migrations. Types are written in the format of
+PostgreSQL's function ``format_type``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 TEXT = "text"
 TIME = "timestamp with time zone"
 VIEW = "service_health_current"
+"""The view for readers of SQL."""
 VERSIONS = "ops_worker_schema"
 """The table of the migrations that were applied."""
 _RESERVED = """
@@ -37,14 +38,16 @@ symmetric system_user table tablesample then to trailing true union unique user 
 variadic verbose when where window with
 """
 RESERVED_WORDS = frozenset(_RESERVED.split())
-"""What PostgreSQL 18 takes for a keyword where a name is expected (``pg_get_keywords``)."""
+"""The keywords of PostgreSQL 18 that cannot be names without quotes (``pg_get_keywords``)."""
 
 
 class Column(NamedTuple):
-    """A column. ``default`` is an SQL expression or a GENERATED clause, or empty.
+    """A column of a table.
 
-    ``fill`` is the value for rows that exist when the column is added back. Without a fill and a
-    default, a required column is only added back to an empty table.
+    - ``required``: whether the column is NOT NULL.
+    - ``default``: an SQL expression, a GENERATED clause, or empty.
+    - ``fill``: the value for existing rows when a repair adds the column, as an SQL expression. If
+      a required column has no fill and no default, a repair adds it only to an empty table.
     """
 
     name: str
@@ -55,12 +58,12 @@ class Column(NamedTuple):
 
     @property
     def has_plain_default(self) -> bool:
-        """True if the default is an expression, and not the next number of a sequence."""
+        """Whether the default is an expression, not a GENERATED clause."""
         return bool(self.default) and not self.default.startswith("GENERATED")
 
 
 class Shape(NamedTuple):
-    """The columns of a table, and the unique key by which the worker looks rows up."""
+    """The expected columns of a table, and the unique key that the statements use."""
 
     name: str
     columns: tuple[Column, ...]
@@ -68,7 +71,12 @@ class Shape(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """How a table differs from its shape. ``types`` pairs a column with its actual type."""
+    """The differences between a table and its shape.
+
+    - ``missing``: the columns that the table does not have.
+    - ``types``: each column with another type, and its actual type.
+    - ``key``: the columns of the unique key if the table does not have this key; otherwise empty.
+    """
 
     missing: tuple[Column, ...]
     types: tuple[tuple[Column, str], ...]
@@ -76,12 +84,12 @@ class Difference(NamedTuple):
 
 
 DOUBLE = "double precision"
-_ROLLED = (
+_ROLLUP_COLUMNS = (
     Column("service", TEXT, required=True, fill="''"),
     Column("metric_name", TEXT, required=True, fill="''"),
     Column("tags", "jsonb", required=True, default="'{}'"),
     Column("begun", TIME, required=True, fill="'epoch'"),
-    # A row of no sample is replaced by the next rollup of its hour.
+    # The next rollup of the slice replaces a row with 0 samples.
     Column("samples", "bigint", required=True, fill="0"),
     Column("mean", DOUBLE, required=True, fill="'NaN'"),
     Column("least", DOUBLE, required=True, fill="'NaN'"),
@@ -93,7 +101,7 @@ _ROLLED = (
     Column("increase", DOUBLE),
     Column("seconds", DOUBLE),
 )
-"""The columns of the hours and of the days."""
+"""The columns of the tables of hours and days."""
 _SHAPES = (
     Shape(
         name="tenants",
@@ -134,7 +142,7 @@ _SHAPES = (
             Column("metric_name", TEXT, required=True),
             Column("service", TEXT),
             Column("tags", "jsonb", default="'{}'"),
-            Column("value", "double precision", required=True),
+            Column("value", DOUBLE, required=True),
         ),
     ),
     Shape(
@@ -144,7 +152,7 @@ _SHAPES = (
             Column("status", TEXT, required=True, fill="'unhealthy'"),
             Column("latency_ms", "integer"),
             Column("details", "jsonb", required=True, default="'{}'"),
-            # Rows without a time are stale until the next pass writes them.
+            # Filled rows are stale until the next pass writes them.
             Column("checked_at", TIME, required=True, default="now()", fill="'epoch'"),
         ),
         key=("service",),
@@ -153,7 +161,7 @@ _SHAPES = (
         name=MAINTENANCE_TABLE,
         columns=(
             Column("single", "boolean", required=True, default="true"),
-            # A maintenance without an end is over: it must not suppress alerts.
+            # A maintenance whose end was lost must not suppress alerts, so it ends now.
             Column("until", TIME, required=True, fill="now()"),
             Column("started_at", TIME, required=True, default="now()"),
             Column("started_by", TEXT, required=True, fill="'unknown'"),
@@ -177,7 +185,7 @@ _SHAPES = (
         name=WINDOW_TABLE,
         columns=(
             Column("id", "bigint", required=True, default="GENERATED BY DEFAULT AS IDENTITY"),
-            # NULL is all services. A window that names none must not suppress alerts.
+            # NULL means all services. A window whose services were lost must not suppress alerts.
             Column("services", "text[]", fill="'{}'"),
             Column("begins", TIME, required=True, default="now()"),
             Column("duration_s", DOUBLE, required=True, fill="0"),
@@ -207,9 +215,9 @@ _SHAPES = (
             Column("pass", TEXT, required=True, fill="''"),
             Column("shard", TEXT, required=True, default="'0/1'"),
             Column("installation", TEXT, required=True, default="'ops-worker'"),
-            Column("period_s", "double precision", required=True, fill="60"),
+            Column("period_s", DOUBLE, required=True, fill="60"),
             Column("config", TEXT, required=True, default="''"),
-            # A run without times covers nothing.
+            # A run with these times covers nothing.
             Column("first_at", TIME, required=True, fill="'epoch'"),
             Column("last_at", TIME, required=True, fill="'epoch'"),
             Column("passes", "bigint", required=True, default="1"),
@@ -228,7 +236,7 @@ _SHAPES = (
             Column("reason", TEXT, required=True, default="''"),
             Column("first_at", TIME, required=True, fill="'epoch'"),
             Column("first_no", "bigint", required=True, fill="1"),
-            # The run 0 does not exist, and a span without its run is in no timeline.
+            # The run 0 does not exist, and a span without a run is in no timeline.
             Column("run", "bigint", required=True, fill="0"),
             Column("last_at", TIME),
             Column("last_no", "bigint"),
@@ -244,7 +252,7 @@ _SHAPES = (
             Column("shard", TEXT, required=True, default="'0/1'"),
             Column("blind_passes", "integer", required=True, default="0"),
             Column("since", TIME),
-            # A row without a time is not believed.
+            # A row with this time is too old to count.
             Column("last_at", TIME, required=True, fill="'epoch'"),
             Column("period_s", DOUBLE, required=True, fill="60"),
             Column("suspects", TEXT, required=True, default="''"),
@@ -252,7 +260,7 @@ _SHAPES = (
         key=("installation", "pass", "shard"),
     ),
     *(
-        Shape(name, _ROLLED, key=("service", "metric_name", "tags", "begun"))
+        Shape(name, _ROLLUP_COLUMNS, key=("service", "metric_name", "tags", "begun"))
         for name in ROLLUP_TABLES
     ),
     Shape(
@@ -280,7 +288,7 @@ _SHAPES = (
     ),
 )
 SHAPES = {shape.name: shape for shape in _SHAPES}
-"""The shape of each table by its name."""
+"""The shapes by the names of the tables."""
 OWN = (
     "service_health",
     MAINTENANCE_TABLE,
@@ -294,15 +302,16 @@ OWN = (
     *ROLLUP_TABLES,
     VERSIONS,
 )
-"""The tables that nobody but the worker creates. The platform may have created the other ones."""
+"""The tables that only the worker creates. The platform may have created the other tables."""
 
 
 def compare(
     shape: Shape, columns: Mapping[str, str], keys: Collection[Sequence[str]]
 ) -> Difference:
-    """Compare a table with its shape.
+    """Return the differences between a table and its shape.
 
-    ``columns`` are its columns with their types, ``keys`` the columns of each unique key.
+    ``columns`` are the types of the table's columns by name, and ``keys`` the columns of each of
+    its unique keys.
     """
     missing = tuple(column for column in shape.columns if column.name not in columns)
     types = tuple(
@@ -327,22 +336,23 @@ def add_column(table: str, column: Column) -> str:
 
 
 def add_filled_column(table: str, column: Column) -> str:
-    """Return the statements that add a column and give existing rows the value of its fill."""
-    settings = []
+    """Return the statements that add a column and write its fill into the existing rows."""
+    changes = []
     if column.required:
-        settings.append(f"ALTER COLUMN {column.name} SET NOT NULL")
+        changes.append(f"ALTER COLUMN {column.name} SET NOT NULL")
     if column.default:
-        settings.append(f"ALTER COLUMN {column.name} SET DEFAULT {column.default}")
+        changes.append(f"ALTER COLUMN {column.name} SET DEFAULT {column.default}")
     else:
-        settings.append(f"ALTER COLUMN {column.name} DROP DEFAULT")
-    added = f"ADD COLUMN {column.name} {column.type} DEFAULT {column.fill}"
-    return f"ALTER TABLE {table} {added}; ALTER TABLE {table} {', '.join(settings)}"
+        changes.append(f"ALTER COLUMN {column.name} DROP DEFAULT")
+    addition = f"ADD COLUMN {column.name} {column.type} DEFAULT {column.fill}"
+    return f"ALTER TABLE {table} {addition}; ALTER TABLE {table} {', '.join(changes)}"
 
 
 def set_type(table: str, column: Column) -> str:
-    """Return the statement that converts a column to its type.
+    """Return the statement that converts a column to its expected type.
 
-    It converts by way of text. So a value that does not fit is an error, and is never rounded.
+    The values are converted to text first. So a value that does not fit is an error, and no value
+    is rounded.
     """
     changes = [
         f"ALTER COLUMN {column.name} TYPE {column.type} USING {column.name}::text::{column.type}"
@@ -354,7 +364,7 @@ def set_type(table: str, column: Column) -> str:
 
 
 def add_key(table: str, key: Sequence[str], kind: str = "PRIMARY KEY") -> str:
-    """Return the statement that adds a unique key."""
+    """Return the statement that adds a key. ``kind`` is PRIMARY KEY or UNIQUE."""
     return f"ALTER TABLE {table} ADD {kind} ({', '.join(key)})"
 
 

@@ -1,11 +1,11 @@
-"""The findings of ``ops-worker check``: subject, state, what was found, and the remedy."""
+"""The self-check, ``ops-worker check``: judge facts, and write the findings as a checklist."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.certificates import end_in_words
-from ops_worker.core.installations import CONTESTED_REMEDY, named
+from ops_worker.core.installations import CONTESTED_REMEDY, service_list
 from ops_worker.core.model import State
 from ops_worker.core.passes import (
     DOUBT_TABLE,
@@ -27,19 +27,25 @@ if TYPE_CHECKING:
     from ops_worker.core.model import Verdict
 
 OK, WARNING, FAULT = "ok", "warning", "fault"
-KEY_LIKE = 0.75
-"""How similar an unknown key must be to the name of a setting, from 0 to 1, for a suggestion."""
+"""The states of a finding. Only a fault changes the exit code."""
+MIN_SIMILARITY = 0.75
+"""Similarity, from 0 to 1, from which the name of a setting is suggested for an unknown key."""
 MAX_SKEW_S = 2.0
 """Seconds by which two clocks may differ without a warning."""
-OLDEST = 140000
-"""PostgreSQL 14, as ``server_version_num`` has it: the oldest version that is tested."""
+OLDEST_VERSION = 140000
+"""The oldest version of PostgreSQL that is tested: 14, in the format of ``server_version_num``."""
 
 UNVERIFIED = "its certificate is not verified: anybody on the network path can answer in its place"
-"""What `skip_verify` of a service means."""
+"""The finding about a service with ``skip_verify``."""
 
 
 class Finding(NamedTuple):
-    """One line of the checklist: subject, state, what was found, and the remedy if it is not ok."""
+    """One line of the checklist. The fields are keys of ``--output json``.
+
+    - ``state``: OK, WARNING or FAULT.
+    - ``found``: what was found, as text.
+    - ``remedy``: what to do; empty if nothing has to be done.
+    """
 
     subject: str
     state: str
@@ -48,15 +54,19 @@ class Finding(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A row that the database refuses: the table, the words of the database, and the remedy."""
+    """A row that the database refuses.
+
+    ``message`` is the error of the database. ``remedy`` is empty if the findings about the tables
+    have the remedy.
+    """
 
     table: str
-    said: str
+    message: str
     remedy: str = ""
 
 
 class Presence(NamedTuple):
-    """What an Alertmanager answered: its URL without password, its version, or the problem."""
+    """The answer of an Alertmanager: its version, or the problem. ``url`` has no password."""
 
     url: str
     version: str = ""
@@ -64,27 +74,30 @@ class Presence(NamedTuple):
 
 
 class Table(NamedTuple):
-    """What a pass needs of a table.
+    """The requirements of the worker for a table.
 
-    ``absent`` is the state if the table does not exist, and ``remedy`` what helps then.
+    - ``privileges``: the privileges that the role needs.
+    - ``columns``: the columns that the statements use.
+    - ``absent_state``: the state of the finding if the table does not exist.
+    - ``remedy``: the remedy if the table does not exist.
     """
 
     name: str
     privileges: tuple[str, ...]
     columns: tuple[str, ...]
-    absent: str
+    absent_state: str
     remedy: str
 
 
 class SchemaState(NamedTuple):
-    """What the database holds of the worker's schema.
+    """The state of the worker's schema in the database.
 
-    - ``version``: the highest applied migration; 0 if none is recorded, None if it cannot be read.
-    - ``newest``: the version that this program knows.
+    - ``version``: the schema version; 0 if none is recorded, None if it cannot be read.
+    - ``newest``: the newest schema version that this program knows.
     - ``has_tables``: whether a table of the worker exists.
     - ``has_view``: whether the view exists.
-    - ``is_view_outdated``: None if the view could not be compared.
-    - ``version_problem``: why not, if the table itself is as expected.
+    - ``is_view_outdated``: whether the view differs; None if it could not be compared.
+    - ``version_problem``: why the version cannot be read, if the table has the expected shape.
     """
 
     version: int | None
@@ -96,10 +109,14 @@ class SchemaState(NamedTuple):
 
 
 HIDDEN = "row level security hides its rows from this role"
+"""The finding about a table with row level security for this role."""
 INIT_DB = "run `ops-worker init-db`"
+"""The remedy for the worker's own tables and view."""
 PLATFORM = "run the platform's migrations, or `ops-worker init-db --standalone`"
+"""The remedy for tables that the platform creates."""
 BY_MAINTENANCE = "`ops-worker maintenance start` creates it"
-ALERT = (
+"""The remedy for the tables of maintenances."""
+ALERT_COLUMNS = (
     "tenant_id",
     "site_id",
     "device_id",
@@ -122,7 +139,7 @@ TABLES = (
         name="service_health",
         privileges=("SELECT", "INSERT", "UPDATE"),
         columns=_columns("service_health"),
-        absent=WARNING,
+        absent_state=WARNING,
         remedy="the first health pass creates it if its role may; "
         "else the owner runs `ops-worker init-db`",
     ),
@@ -130,56 +147,56 @@ TABLES = (
         name="system_metrics",
         privileges=("SELECT", "INSERT"),
         columns=_columns("system_metrics"),
-        absent=FAULT,
+        absent_state=FAULT,
         remedy=INIT_DB,
     ),
     Table(
         name="fleet_alert",
         privileges=("SELECT", "INSERT", "UPDATE"),
-        columns=(*ALERT, "id", "created_at", "closed_at"),
-        absent=FAULT,
+        columns=(*ALERT_COLUMNS, "id", "created_at", "closed_at"),
+        absent_state=FAULT,
         remedy=PLATFORM,
     ),
     Table(
         name="tenants",
         privileges=("SELECT", "INSERT"),
         columns=("tenant_id", "name", "status", "metadata"),
-        absent=FAULT,
+        absent_state=FAULT,
         remedy=PLATFORM,
     ),
     Table(
         name="device_state",
         privileges=("SELECT",),
         columns=("status",),
-        absent=OK,
+        absent_state=OK,
         remedy="its figures are left out",
     ),
     Table(
         name="delivery_jobs",
         privileges=("SELECT",),
         columns=("status",),
-        absent=OK,
+        absent_state=OK,
         remedy="its figure is left out",
     ),
     Table(
         name=MAINTENANCE_TABLE,
         privileges=("SELECT",),
         columns=_columns(MAINTENANCE_TABLE),
-        absent=OK,
+        absent_state=OK,
         remedy=BY_MAINTENANCE,
     ),
     Table(
         name=MAINTENANCE_LOG,
         privileges=("SELECT",),
         columns=_columns(MAINTENANCE_LOG),
-        absent=OK,
+        absent_state=OK,
         remedy=BY_MAINTENANCE,
     ),
     Table(
         name=WINDOW_TABLE,
         privileges=("SELECT",),
         columns=_columns(WINDOW_TABLE),
-        absent=OK,
+        absent_state=OK,
         remedy=BY_MAINTENANCE,
     ),
     *(
@@ -187,7 +204,7 @@ TABLES = (
             name=name,
             privileges=("SELECT", "INSERT", "UPDATE"),
             columns=_columns(name),
-            absent=WARNING,
+            absent_state=WARNING,
             remedy="no history of the services is recorded: the first pass creates it if its role "
             "may; else the owner runs `ops-worker init-db`",
         )
@@ -197,7 +214,7 @@ TABLES = (
         name=DOUBT_TABLE,
         privileges=("SELECT", "INSERT", "UPDATE"),
         columns=_columns(DOUBT_TABLE),
-        absent=WARNING,
+        absent_state=WARNING,
         remedy="DOUBT_PASSES has no effect: the first pass creates it if its role may; "
         "else the owner runs `ops-worker init-db`",
     ),
@@ -206,7 +223,7 @@ TABLES = (
             name=name,
             privileges=("SELECT", "INSERT", "UPDATE", "DELETE"),
             columns=_columns(name),
-            absent=OK,
+            absent_state=OK,
             remedy="the first rollup pass creates it if its role may; "
             "else the owner runs `ops-worker init-db`",
         )
@@ -216,42 +233,42 @@ TABLES = (
         name=VERSIONS,
         privileges=("SELECT",),
         columns=_columns(VERSIONS),
-        absent=OK,
+        absent_state=OK,
         remedy="the line of the schema says more",
     ),
 )
-"""The tables of the contract with the platform, and the worker's own."""
+"""The tables of the contract with the platform (docs/contract.md), and the worker's own tables."""
 
 
 def of_keys(keys: Iterable[str], known: Collection[str], file: str) -> Iterator[Finding]:
-    """Warn of keys of a ``.env`` file that nothing reads. ``known`` are the names of settings."""
+    """Warn about keys of a ``.env`` file that are not in ``known``, the names of the settings."""
     for key in keys:
-        similar = intended_variable(key, "", known) or closest(key, known, KEY_LIKE)
+        suggestion = intended_variable(key, "", known) or closest(key, known, MIN_SIMILARITY)
         remedy = "remove it; `ops-worker sidecar --help` lists the names that are read"
-        if similar:
-            remedy = f"did you mean {similar}?"
+        if suggestion:
+            remedy = f"did you mean {suggestion}?"
         yield Finding(f"{file}: {one_line(key)}", WARNING, "nothing reads this key", remedy)
 
 
 def of_server(facts: Mapping[str, Any]) -> Iterator[Finding]:
-    """Judge the facts about the server."""
-    as_role = facts["role"]
-    if facts["login"] != as_role:
-        as_role = f"{as_role}, by login role {facts['login']}"
+    """Judge the facts about the server: connection, version, writes, clock, extension, pooler."""
+    role = facts["role"]
+    if facts["login"] != role:
+        role = f"{role}, by login role {facts['login']}"
     yield Finding(
         "connection",
         OK,
-        f"database {facts['database']} as {as_role}, in {facts['connected_ms']:.0f} ms",
+        f"database {facts['database']} as {role}, in {facts['connected_ms']:.0f} ms",
     )
     version = f"PostgreSQL {facts['version']}"
-    if facts["version_number"] < OLDEST:
+    if facts["version_number"] < OLDEST_VERSION:
         yield Finding("version", WARNING, version, "upgrade: the worker is tested on 14 and newer")
     else:
         yield Finding("version", OK, version)
     yield _writable(standby=facts["standby"], refusals=facts["refusals"])
     yield _clock(facts["skew_s"])
-    without = "not installed: system_metrics is an ordinary table"
-    yield Finding("TimescaleDB", OK, facts["timescaledb"] or without)
+    absence = "not installed: system_metrics is an ordinary table"
+    yield Finding("TimescaleDB", OK, facts["timescaledb"] or absence)
     pooler = "none"
     if facts["pooled"]:
         pooler = "there is one between, which is fine in transaction mode"
@@ -259,7 +276,7 @@ def of_server(facts: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _clock(skew_s: float) -> Finding:
-    """Compare the clock of this machine with that of the database."""
+    """Judge the difference between the clock of this machine and the clock of the database."""
     if abs(skew_s) <= MAX_SKEW_S:
         return Finding("clock", OK, f"this machine is within {MAX_SKEW_S:g} s of the database")
     return Finding(
@@ -271,7 +288,7 @@ def _clock(skew_s: float) -> Finding:
 
 
 def _writable(*, standby: bool, refusals: Sequence[Refusal] | None) -> Finding:
-    """Judge whether a pass could write. ``refusals`` is None if that could not be tried."""
+    """Judge whether a pass can write. ``refusals`` is None if no write was tried."""
     if standby:
         return Finding(
             "writable", FAULT, "a standby", "point DATABASE_URL or PG_HOST at the primary"
@@ -285,15 +302,18 @@ def _writable(*, standby: bool, refusals: Sequence[Refusal] | None) -> Finding:
         )
     if not refusals:
         return Finding("writable", OK, "yes: a row of each table was written and rolled back")
-    said = "; ".join(f"{refusal.table}: {refusal.said}" for refusal in refusals)
+    messages = "; ".join(f"{refusal.table}: {refusal.message}" for refusal in refusals)
     remedies = dict.fromkeys(
         refusal.remedy or "see the lines of the tables below" for refusal in refusals
     )
-    return Finding("writable", FAULT, said, "; ".join(remedies))
+    return Finding("writable", FAULT, messages, "; ".join(remedies))
 
 
 def of_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    """Judge the tables: existence, row level security, shape and privileges."""
+    """Judge the tables: existence, row level security, shape and privileges.
+
+    ``rows`` are those of the statement ``inspect_tables``, one for each of TABLES.
+    """
     by_name = {row["name"]: row for row in rows}
     for table in TABLES:
         row = by_name[table.name]
@@ -301,64 +321,71 @@ def of_tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
         if not row["present"]:
             yield _of_absent(table, row)
         elif row["hidden"]:
+            yield Finding(subject, FAULT, HIDDEN, ROW_SECURITY_REMEDY)
+        elif findings := [*_of_shape(table, row), *_of_privileges(table, row)]:
             yield Finding(
                 subject,
-                FAULT,
-                HIDDEN,
-                ROW_SECURITY_REMEDY,
-            )
-        elif problems := [*_of_shape(table, row), *_of_privileges(table, row)]:
-            yield Finding(
-                subject,
-                FAULT if any(problem.state == FAULT for problem in problems) else WARNING,
-                "; ".join(problem.found for problem in problems),
-                "; ".join(dict.fromkeys(problem.remedy for problem in problems)),
+                worst(findings),
+                "; ".join(finding.found for finding in findings),
+                "; ".join(dict.fromkeys(finding.remedy for finding in findings)),
             )
         else:
             yield Finding(subject, OK, f"may {', '.join(table.privileges)}")
 
 
 def _of_absent(table: Table, row: Mapping[str, Any]) -> Finding:
-    """Judge a table that this role does not see; it may exist in a schema out of reach."""
+    """Judge a table that this role cannot see. It may exist in a schema out of reach.
+
+    A schema is out of reach if it is not in the search path, or if the role may not use it.
+    """
     subject = f"table {table.name}"
     elsewhere = row.get("elsewhere")
-    if table.absent == OK or not elsewhere:
-        return Finding(subject, table.absent, "not there", table.remedy)
+    if table.absent_state == OK or not elsewhere:
+        return Finding(subject, table.absent_state, "not there", table.remedy)
     schema, login = elsewhere["schema"], quoted(row["login"])
     remedy = f"`ALTER ROLE {login} SET search_path TO {row['search_path']}, {schema}`"
     if not elsewhere["usage"]:
         remedy = f"`GRANT USAGE ON SCHEMA {schema} TO {quoted(row['role'])}`"
-    return Finding(subject, table.absent, f"not visible: it is in schema {schema}", remedy)
+    return Finding(subject, table.absent_state, f"not visible: it is in schema {schema}", remedy)
 
 
 def _of_shape(table: Table, row: Mapping[str, Any]) -> Iterator[Finding]:
-    """Compare columns, types and unique key with what the worker knows."""
+    """Report the columns, types and keys that differ from the expected shape.
+
+    Of a table without an expected shape, report only missing columns.
+    """
     init_db = f"{INIT_DB} as role {row['owner']}, which owns the table"
     if row["missing"]:
-        remedy = PLATFORM if table.remedy == PLATFORM else init_db
+        remedy = init_db
         if table.name not in SHAPES:
             remedy = "run the platform's migrations"
+        elif table.remedy == PLATFORM:
+            remedy = PLATFORM
         yield Finding(table.name, FAULT, f"no column {', '.join(row['missing'])}", remedy)
     if table.name not in SHAPES:
         return
     is_own = table.name in OWN
     difference = compare(SHAPES[table.name], row["columns"], row["keys"])
     for column, actual in difference.types:
-        # A warning: a pass may well work with it. Whether it does, the trial writes show.
-        said = f"column {column.name} is {actual}, not {column.type}"
+        # Only a warning: a pass may work with this type. The trial writes show if it does not.
+        problem = f"column {column.name} is {actual}, not {column.type}"
         remedy = init_db
         if not is_own:
             remedy = _type_remedy(table.name, set_type(table.name, column), row["readers"])
-        yield Finding(table.name, WARNING, said, remedy)
+        yield Finding(table.name, WARNING, problem, remedy)
     if difference.key and not row["missing"]:
-        said = f"no unique key ({', '.join(difference.key)})"
-        yield Finding(table.name, FAULT, said, init_db if is_own else PLATFORM)
+        problem = f"no unique key ({', '.join(difference.key)})"
+        yield Finding(table.name, FAULT, problem, init_db if is_own else PLATFORM)
 
 
 def _type_remedy(table: str, statement: str, readers: Sequence[str]) -> str:
-    """Return what converts a column; a type cannot change under a view that reads the table."""
-    if others := [view for view in readers if view != VIEW]:
-        views = ", ".join(others)
+    """Return the remedy that converts a column by ``statement``.
+
+    The type of a column cannot change while a view reads the table. ``readers`` are these views.
+    """
+    other_views = [view for view in readers if view != VIEW]
+    if other_views:
+        views = ", ".join(other_views)
         return f"drop the views that read it ({views}), then `{statement}`, and create them again"
     if table == "system_metrics":
         return f"`DROP VIEW IF EXISTS {VIEW}`, then `{statement}`, then `ops-worker init-db`"
@@ -372,7 +399,9 @@ def _of_privileges(table: Table, row: Mapping[str, Any]) -> Iterator[Finding]:
         lacking = ", ".join(row["lacking"])
         remedy = f"`GRANT {lacking} ON {table.name} TO {role}`, or set PG_ROLE to a role that may"
         yield Finding(table.name, FAULT, f"this role may not {lacking}", remedy)
-    for sequence in row["sequences"] if "INSERT" in table.privileges else ():
+    if "INSERT" not in table.privileges:
+        return
+    for sequence in row["sequences"]:
         remedy = f"`GRANT USAGE ON SEQUENCE {sequence} TO {role}`"
         yield Finding(table.name, FAULT, f"this role may not use its sequence {sequence}", remedy)
 
@@ -395,6 +424,7 @@ def of_schema(state: SchemaState) -> Iterator[Finding]:
 
 
 def _of_version(state: SchemaState) -> Finding:
+    """Compare the schema version with the newest version that this program knows."""
     subject = "schema"
     owner = f"{INIT_DB} as the role that owns the tables"
     if state.version is None:
@@ -413,16 +443,16 @@ def _of_version(state: SchemaState) -> Finding:
     if state.version == state.newest:
         return Finding(subject, OK, f"version {state.version}, the newest")
     if state.version == 0 and not state.has_tables:
-        first = "no version yet: the first health pass or `ops-worker init-db` records it"
-        return Finding(subject, OK, first)
+        explanation = "no version yet: the first health pass or `ops-worker init-db` records it"
+        return Finding(subject, OK, explanation)
     if state.version == 0:
         return Finding(subject, WARNING, "no version is recorded", owner)
-    said = f"version {state.version}; this program needs version {state.newest}"
-    return Finding(subject, WARNING, said, owner)
+    problem = f"version {state.version}; this program needs version {state.newest}"
+    return Finding(subject, WARNING, problem, owner)
 
 
 def of_services(verdicts: Sequence[Verdict]) -> Iterator[Finding]:
-    """Judge the services. An unhealthy one is a warning: a pass works without it."""
+    """Judge the services. An unhealthy service is a warning, because passes still work."""
     remedies = {
         State.DOWN: "check its URL, its name, the NetworkPolicy, and that it runs",
         State.UNKNOWN: "the answer was unusable or late: check its URL and its log",
@@ -443,17 +473,17 @@ def of_services(verdicts: Sequence[Verdict]) -> Iterator[Finding]:
 
 
 def of_installations(own: str, contested: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
-    """Warn of services that another installation of this database watches, too.
+    """Warn about services that other installations in this database watch as well.
 
-    ``contested`` has the names of these services by installation.
+    ``own`` is this installation. ``contested`` has the services by the other installation.
     """
     for name, services in contested.items():
-        problem = f"installation {one_line(name)} watches {named(services)} as well"
+        problem = f"installation {one_line(name)} watches {service_list(services)} as well"
         yield Finding(f"installation {own}", WARNING, problem, CONTESTED_REMEDY)
 
 
 def of_alertmanagers(presences: Iterable[Presence]) -> Iterator[Finding]:
-    """Judge the Alertmanagers. One that is away is a warning: a pass is recorded without it."""
+    """Judge the Alertmanagers. A problem is a warning: passes are recorded without them."""
     for presence in presences:
         subject = f"Alertmanager {presence.url}"
         if presence.problem:
@@ -468,7 +498,7 @@ def of_alertmanagers(presences: Iterable[Presence]) -> Iterator[Finding]:
 
 
 def of_doubt(assessment: Assessment) -> Iterator[Finding]:
-    """Warn if not the services have failed, but the network or resolver of this machine."""
+    """Warn if the network or resolver of this machine has probably failed, not the services."""
     if assessment.suspects:
         yield Finding(
             "signs of life",
@@ -482,7 +512,7 @@ def of_doubt(assessment: Assessment) -> Iterator[Finding]:
 
 
 def lines(findings: Sequence[Finding]) -> str:
-    """Render the checklist: a line per finding, its remedy below it, and the totals."""
+    """Write the checklist: a line per finding, its remedy below it, and the totals."""
     width = max(len(finding.subject) for finding in findings)
     rows = []
     for finding in findings:

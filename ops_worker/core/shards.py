@@ -1,6 +1,6 @@
-"""The shard of each service, computed from its name.
+"""Compute the shard of a service from its name.
 
-Shards need no coordination. A new shard takes over only its own share of the services.
+So shards need no coordination. A new shard takes over only its own share of the services.
 """
 
 from __future__ import annotations
@@ -8,20 +8,22 @@ from __future__ import annotations
 from hashlib import blake2b
 
 UNDIVIDED = "0/1"
-"""The shard of a pass that has all services."""
+"""The shard of a pass that probes all services."""
 MAX_SHARDS = 1000
-"""The most shards of an installation."""
+"""The maximum number of shards of an installation."""
 
-# The constants of the linear congruential generator in the paper.
+# Constants of the linear congruential generator in the paper (see shard_of).
 _MULTIPLIER = 2862933555777941757
 _MASK = (1 << 64) - 1
 
 
 def shard_of(name: str, count: int) -> int:
-    """Return the shard of a name, from 0 to ``count - 1``. It is the same on every machine.
+    """Return the shard of a service, from 0 to ``count - 1``. It is the same on every machine.
 
-    This is jump consistent hashing (Lamping and Veach, "A Fast, Minimal Memory, Consistent Hash
-    Algorithm", 2014). From N to N + 1 shards, one name in N + 1 moves, and only to the new shard.
+    ``name`` is the name of the service, and ``count`` the number of shards, at least 1. The
+    algorithm is jump consistent hashing (Lamping and Veach, "A Fast, Minimal Memory, Consistent
+    Hash Algorithm", 2014). When N shards become N + 1, one of N + 1 services moves, always to the
+    new shard.
     """
     key = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
     shard, jump = -1, 0

@@ -1,7 +1,8 @@
-"""Service level objectives: the error budget, how much of it is used, and whether it is measurable.
+"""Service level objectives and their error budgets.
 
-An objective is a share of time, for example 99.9 % over 30 days. Its error budget is the rest: the
-time that a service may be unhealthy (Google, "Site Reliability Engineering", chapter 4).
+An objective is the minimum share of time in which a service is to be healthy, for example 99.9 %
+over 30 days. The error budget is the rest of the time, in which the service may be unhealthy
+(Google, "Site Reliability Engineering", chapter 4).
 """
 
 from __future__ import annotations
@@ -18,44 +19,47 @@ if TYPE_CHECKING:
     from ops_worker.core.timeline import Availability
 
 DAY_S = 86_400.0
-PERIODS = 10
-"""Periods that a budget must have at least.
+MIN_PERIODS = 10
+"""The shortest error budget that can be measured, in periods of the pass.
 
-An outage that a pass sees may be almost two periods longer or shorter than it is. With fewer
-periods, one outage would be within the error of its measurement.
+The measured length of an outage may differ from its real length by almost two periods. With a
+shorter budget, this error would be a large share of the budget.
 """
 
 
 class Objective(NamedTuple):
-    """At least ``percent`` of the time healthy, over a window of a number of days up to now."""
+    """At least ``percent`` of the time healthy, over a window of the last ``days`` days."""
 
     percent: float
     days: int = 30
 
     @property
     def budget_s(self) -> float:
-        """Seconds of the window in which the service may be unhealthy."""
+        """The error budget: the seconds of the window in which the service may be unhealthy."""
         return (100.0 - self.percent) / 100.0 * self.days * DAY_S
 
 
 def objective_of(target: Target | None) -> Objective | None:
-    """Return the objective of a service; None if it has none or is not monitored."""
+    """Return the objective of a service; None without an objective or without a target."""
     if target is None or target.slo is None:
         return None
     return Objective(target.slo, target.slo_window_days)
 
 
 def objectives(targets: Iterable[Target]) -> dict[str, Objective]:
-    """Return the objective of each service that has one, by its name."""
+    """Return the objectives by the names of the services. Services without one are left out."""
     pairs = ((target.name, objective_of(target)) for target in targets)
     return {name: objective for name, objective in pairs if objective is not None}
 
 
 class Budget(NamedTuple):
-    """What is left of an error budget, in seconds. It is negative once the objective is missed.
+    """The rest of an error budget at the end of the objective's window.
 
-    ``least_s`` and ``most_s`` let each change of state happen as early or late as it may have
-    happened. Time in which nobody looked uses nothing; ``coverage`` is the share that was seen.
+    - ``left_s``: the rest in seconds. It is negative if the objective was missed.
+    - ``least_s``, ``most_s``: its bounds. The time of each change of state is only known to lie
+      between two passes.
+    - ``coverage``: the share of the window in which the service was seen, from 0 to 1. Unseen time
+      uses no budget.
     """
 
     objective: Objective
@@ -66,17 +70,17 @@ class Budget(NamedTuple):
 
     @property
     def left(self) -> float:
-        """The share of the budget that is left."""
+        """The rest as a share of the budget."""
         return self.left_s / self.objective.budget_s
 
 
 def budget(objective: Objective, availability: Availability) -> Budget:
-    """Return what is left of the budget. ``availability`` covers the objective's window."""
+    """Return the rest of an error budget. ``availability`` must cover the objective's window."""
     seen_s = sum(length for state, length in availability.seconds.items() if state != UNSEEN)
 
-    def left_s(healthy: float | None) -> float:
-        """Return what is left if so large a share of the seen time was healthy."""
-        unhealthy_s = 0.0 if healthy is None else (1.0 - healthy) * seen_s
+    def left_s(healthy_share: float | None) -> float:
+        """Return the rest in seconds for a share of the seen time; None: nothing was seen."""
+        unhealthy_s = 0.0 if healthy_share is None else (1.0 - healthy_share) * seen_s
         return objective.budget_s - unhealthy_s
 
     return Budget(
@@ -89,15 +93,20 @@ def budget(objective: Objective, availability: Availability) -> Budget:
 
 
 def problem(objective: Objective, period_s: float) -> str:
-    """Return why passes of this period cannot measure an objective; empty if they can."""
-    needed_s = PERIODS * period_s
-    if objective.budget_s >= needed_s:
+    """Return why passes cannot measure an objective; empty if they can measure it.
+
+    ``period_s`` is their period in seconds.
+    """
+    min_budget_s = MIN_PERIODS * period_s
+    if objective.budget_s >= min_budget_s:
         return ""
     window_s = objective.days * DAY_S
-    highest = math.floor(100_000.0 * (1.0 - needed_s / window_s)) / 1000.0
+    # Rounded down to three decimals: the message suggests a value that can be measured.
+    max_percent = math.floor(100_000.0 * (1.0 - min_budget_s / window_s)) / 1000.0
     return (
         f"{objective.percent:g} over {objective.days} days allows {objective.budget_s:.0f} s "
         f"(100 - {objective.percent:g} % of {window_s:.0f} s); passes every {period_s:g} s "
-        f"measure no less than {PERIODS} periods, {needed_s:.0f} s: set at most {highest:g}, "
-        f"or a longer slo_window, or run a pass every {objective.budget_s / PERIODS:.3g} s"
+        f"measure no less than {MIN_PERIODS} periods, {min_budget_s:.0f} s: "
+        f"set at most {max_percent:g}, or a longer slo_window, or run a pass every "
+        f"{objective.budget_s / MIN_PERIODS:.3g} s"
     )

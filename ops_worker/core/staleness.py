@@ -1,4 +1,4 @@
-"""How long a pass may go unrecorded before nobody believes what it recorded."""
+"""When a pass counts as stopped, and when a row is too old to count."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 DEFAULT_PERIOD_S = 60.0
-"""The period in seconds of a pass that did not record its own: that of the shortest CronJob."""
+"""Period in seconds of a pass that did not record its own: that of the shortest CronJob."""
 PERIOD_PATTERN = "^[0-9]{1,6}(?:[.][0-9]{1,6})?$"
-"""A regular expression for the tag ``period_s``. Statements get it as a parameter."""
+"""A regular expression for the tag ``period_s``. SQL statements take it as a parameter."""
 STALE_PERIODS = 3
-"""Periods after which a pass counts as stopped."""
+"""Number of periods after which a pass counts as stopped."""
 MIN_STALE_S = 90.0
-"""A pass recorded within this many seconds never counts as stopped.
+"""A pass that was recorded within this number of seconds never counts as stopped.
 
-A row carries the time at which its pass began, and is visible when the pass ends, up to
-PASS_DEADLINE (40 s) later. So in a loop with a short interval, while a service hangs, the newest
-row may be 80 s plus one tick old.
+A row has the time at which its pass began. It becomes visible when the pass ends, up to
+PASS_DEADLINE (40 s) later. In a loop with a short interval, while a service does not answer, the
+newest row may therefore be 80 s plus one tick old.
 """
 
 PARAMETERS = {
@@ -34,9 +34,11 @@ PARAMETERS = {
 
 
 class PassRecord(NamedTuple):
-    """The last time that a pass, or a shard of it ("0/2"), was recorded, and its period in seconds.
+    """The last record of a pass, or of one of its shards.
 
-    ``period_s`` is None where the pass did not record its period.
+    - ``shard``: the shard ("0/2"); None for a pass that is not divided into shards.
+    - ``time``: when the pass was recorded.
+    - ``period_s``: its period in seconds; None if the pass did not record its period.
     """
 
     name: str
@@ -51,7 +53,7 @@ class PassRecord(NamedTuple):
 
     @property
     def stale_after_s(self) -> float:
-        """Seconds after which this record is stale."""
+        """The age in seconds after which this record is stale."""
         return stale_after_s(longest_period_s([self]))
 
     def age_s(self, at: datetime) -> float:
@@ -59,7 +61,7 @@ class PassRecord(NamedTuple):
         return (at - self.time).total_seconds()
 
     def is_stale(self, at: datetime) -> bool:
-        """Return whether this record is too old at a time."""
+        """Return whether this record is stale at a time."""
         return self.age_s(at) > self.stale_after_s
 
 
@@ -69,48 +71,51 @@ def label(name: str, shard: str | None) -> str:
 
 
 def stale_after_s(period_s: float) -> float:
-    """Return the seconds after which a pass counts as stopped: three periods, at least 90 s."""
+    """Return the age in seconds after which a record is stale: three periods, at least 90 s."""
     return max(STALE_PERIODS * period_s, MIN_STALE_S)
 
 
 def is_current(age_s: float, period_s: float) -> bool:
-    """Return whether a row of this age, of a pass that runs every ``period_s``, is believed.
+    """Return whether a row still counts: it is not stale, and not from the future.
 
-    A row from more than one period in the future is not: the clock that wrote it was set back.
-    Both values are in seconds.
+    ``age_s`` is the age of the row, and ``period_s`` the period of its pass, both in seconds. A row
+    may be up to one period ahead of the clock. A row that is further ahead was written before a
+    clock was set back.
     """
     return -period_s <= age_s <= stale_after_s(period_s)
 
 
 def longest_period_s(records: Iterable[PassRecord]) -> float:
-    """Return the longest period of these records, in seconds."""
+    """Return the longest period of these records, in seconds. Without records, it is 60 s."""
     periods = (record.period_s or DEFAULT_PERIOD_S for record in records)
     return max(periods, default=DEFAULT_PERIOD_S)
 
 
 def period_of(records: Iterable[PassRecord], name: str) -> float:
-    """Return the period of a pass in seconds: the longest that any of its shards recorded."""
+    """Return the period of a pass in seconds. If its shards differ, it is the longest one."""
     return longest_period_s(record for record in records if record.name == name)
 
 
-def longest_silent(records: Iterable[PassRecord], name: str) -> PassRecord | None:
-    """Return the record of a pass; of several shards, the oldest one."""
-    own = (record for record in records if record.name == name)
-    return min(own, key=lambda record: record.time, default=None)
+def oldest_record(records: Iterable[PassRecord], name: str) -> PassRecord | None:
+    """Return the oldest record of a pass and its shards; None if there is none."""
+    pass_records = (record for record in records if record.name == name)
+    return min(pass_records, key=lambda record: record.time, default=None)
 
 
-def overdue(records: Iterable[PassRecord], name: str, at: datetime) -> PassRecord | None:
-    """Return the oldest record of a pass that is stale at a time, if any of its shards is."""
-    return longest_silent([record for record in records if record.is_stale(at)], name)
+def oldest_stale_record(
+    records: Iterable[PassRecord], name: str, at: datetime
+) -> PassRecord | None:
+    """Return the oldest record of a pass and its shards that is stale at a time, or None."""
+    return oldest_record([record for record in records if record.is_stale(at)], name)
 
 
 def is_fresh(records: Iterable[PassRecord], name: str, at: datetime) -> bool:
-    """Return whether a pass, or any shard of it, was recorded lately."""
+    """Return whether a pass, or one of its shards, has a record that is not stale at a time."""
     return any(not record.is_stale(at) for record in records if record.name == name)
 
 
-def stopped(record: PassRecord, at: datetime) -> str:
-    """Return the reason of the worker's own alert: this pass has stopped."""
+def stopped_reason(record: PassRecord, at: datetime) -> str:
+    """Return the reason of the worker's own alert about a pass that stopped."""
     return (
         f"no {record.name} pass was recorded for {format_age(record.age_s(at))}; "
         f"one is due every {format_age(longest_period_s([record]))}"

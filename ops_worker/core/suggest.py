@@ -9,14 +9,16 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
 MAX_LENGTH = 200
-"""Characters of a word that are compared; every known name is shorter."""
-SIMILAR, VERY_SIMILAR = 0.6, 0.85
-"""Similarity, from 0 to 1, from which a name is suggested: a command, and a variable.
+"""The maximum number of characters of a word that are compared. Every known name is shorter."""
+SIMILAR = 0.6
+"""Similarity, from 0 to 1, from which a name is suggested for a word."""
+VERY_SIMILAR = 0.85
+"""Similarity from which a variable is suggested for a variable of the environment.
 
-The environment holds variables of other programs, so a variable must be more similar.
+It is higher, because the environment has variables of other programs.
 """
 PREFIXES = ("OPS_WORKER_", "OPSWORKER_")
-"""Prefixes that people add to the name of a variable, where none is needed."""
+"""Prefixes that people add to the name of a variable. The variables have no prefix."""
 SYNONYMS = {
     "PASSWORD": "PASS",
     "PASSWD": "PASS",
@@ -27,21 +29,24 @@ SYNONYMS = {
     "HOSTNAME": "HOST",
     "URI": "URL",
 }
-"""Words that mean the same in the name of a variable, except as its first word."""
+"""Words in the name of a variable, with the word that has the same meaning.
+
+The first word of a name is not replaced.
+"""
 UNITS = frozenset({"S", "SEC", "SECS", "SECONDS"})
-"""Units that people append to the name of a variable."""
+"""Units that people add to the end of a variable's name."""
 FOREIGN = frozenset({"PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGPASSFILE", "PGDATABASE"})
-"""Variables of libpq. They resemble ours, but are not misspelled."""
+"""Variables of libpq. They are similar to variables of the worker, but no misspellings."""
 SYSTEM = frozenset({"HOSTNAME"})
-"""Variables that the system sets, so nobody can misspell them."""
-LINK = re.compile(r"(tcp|udp|sctp)://")
-"""How the value of NAME_PORT begins when Kubernetes sets it for a Service of that name."""
+"""Variables that the system sets. Because no person writes them, they are never suggested."""
+SERVICE_VALUE = re.compile(r"(tcp|udp|sctp)://")
+"""The beginning of the value of NAME_PORT, which Kubernetes sets for a Service called name."""
 
 
 def closest(word: str, known: Iterable[str], similarity: float = SIMILAR) -> str:
-    """Return the known name that is most similar to a word; empty if none is.
+    """Return the known name that is most similar to a word; empty if no name is similar.
 
-    Case and punctuation make no difference.
+    Case and punctuation are ignored. ``similarity`` is the minimum, from 0 to 1.
     """
     from difflib import get_close_matches
 
@@ -51,40 +56,40 @@ def closest(word: str, known: Iterable[str], similarity: float = SIMILAR) -> str
         return ""
     matches = get_close_matches(plain, names, n=1, cutoff=similarity)
     if not matches:
-        # Swapped letters make short names very different for difflib.
+        # For difflib, a short name with swapped letters is too different.
         matches = [name for name in names if sorted(name) == sorted(plain)]
     return names[matches[0]] if matches else ""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a question to append to the error about an unknown word; empty if no name is close."""
+    """Return a question for the end of a message about an unknown word; empty without a match."""
     name = closest(word, known)
     return f"; did you mean {name}?" if name else ""
 
 
 def intended_variable(name: str, value: str, known: Collection[str]) -> str:
-    """Return the known variable that an environment variable probably means; empty if none.
+    """Return the known variable of which a variable is probably a misspelling; empty if none.
 
-    Variables of other programs are not misspellings: those that differ by whole words or by a
-    number, and those that libpq or Kubernetes defines.
+    A variable is not a misspelling if it differs by whole words or by a number at its end, or if
+    libpq or Kubernetes defines it. Such variables belong to other programs.
     """
-    if name in known or name in FOREIGN or LINK.match(value):
+    if name in known or name in FOREIGN or SERVICE_VALUE.match(value):
         return ""
     bare = _bare(name)
     if bare.rstrip("0123456789") in known and bare not in known:
         return ""
     words = _words(bare)
-    joined = "".join(words)
+    joined_words = "".join(words)
     candidates = {_bare(known_name): known_name for known_name in known if known_name not in SYSTEM}
-    same_words = {
+    by_joined_words = {
         "".join(_words(candidate)): known_name for candidate, known_name in candidates.items()
     }
-    if joined in same_words:
-        return same_words[joined]
-    near = closest(joined, candidates, VERY_SIMILAR)
-    if {*_words(near)} <= {*words}:
-        return ""
-    return candidates.get(near, "")
+    if joined_words in by_joined_words:
+        return by_joined_words[joined_words]
+    match = closest(joined_words, candidates, VERY_SIMILAR)
+    # A variable with all words of the match and more words is not a misspelling.
+    has_all_words = {*_words(match)} <= {*words}
+    return "" if has_all_words else candidates.get(match, "")
 
 
 def _bare(name: str) -> str:
@@ -96,7 +101,7 @@ def _bare(name: str) -> str:
 
 
 def _words(name: str) -> list[str]:
-    """Return the words of a variable's name, without units, and synonyms as one word."""
+    """Return the words of a variable's name, without units at its end, and without synonyms."""
     first, *others = re.findall(r"[^\W_]+", name) or [""]
     while others and others[-1] in UNITS:
         others.pop()
@@ -104,4 +109,5 @@ def _words(name: str) -> list[str]:
 
 
 def _plain(name: str) -> str:
+    """Return the letters and digits of a name, without case."""
     return re.sub(r"[\W_]", "", name).casefold()

@@ -283,7 +283,7 @@ def build(
         buckets=points,
         left_out=left_out,
         installation=one_line(rows.status.installation),
-        other_installations=[one_line(row.name) for row in rows.status.neighbours],
+        other_installations=[one_line(row.name) for row in rows.status.other_installations],
     )
 
 

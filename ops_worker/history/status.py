@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ops_worker.core.doubt import DoubtRow
-    from ops_worker.core.installations import Neighbour
+    from ops_worker.core.installations import InstallationRecord
     from ops_worker.core.maintenance import Occurrence
     from ops_worker.core.slo import Objective
     from ops_worker.history.ledger import LedgerRows
@@ -88,8 +88,8 @@ class StatusRows(NamedTuple):
     ``counts`` and ``series`` cover the last ``since_s`` seconds. ``maintenance`` is the
     maintenance of all services, and ``windows`` are the running windows. ``blind`` has the passes
     of all installations that are blind now. ``passes`` and ``counts`` belong to ``installation``.
-    ``others`` has the passes of other installations that keep rows of services. ``neighbours`` has
-    all other installations that were recorded lately.
+    ``others`` has the passes of other installations that keep rows of services.
+    ``other_installations`` has all other installations that were recorded lately.
     """
 
     now: datetime
@@ -105,7 +105,7 @@ class StatusRows(NamedTuple):
     windows: Sequence[Occurrence] = ()
     installation: str = DEFAULT
     others: Mapping[str, Sequence[PassRecord]] = {}
-    neighbours: Sequence[Neighbour] = ()
+    other_installations: Sequence[InstallationRecord] = ()
 
 
 class StatusLedger(NamedTuple):
@@ -302,7 +302,7 @@ def build(  # noqa: PLR0913 - what is known, and how much of it to show
         missing=missing,
         maintenances=maintenances,
         installation=one_line(rows.installation),
-        other_installations=[one_line(row.name) for row in rows.neighbours],
+        other_installations=[one_line(row.name) for row in rows.other_installations],
     )
 
 

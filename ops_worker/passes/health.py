@@ -170,10 +170,10 @@ def _decided_by_others(
     differently would open and close its alert in turn. Add a warning for each such installation.
     """
     named = {verdict.target.name: known[verdict.target.name] for verdict in verdicts}
-    keepers = installations.kept_by_others(
+    keepers = installations.other_keepers(
         named, transaction.installation, transaction.now, context.period_s
     )
-    transaction.warnings.extend(installations.kept_warnings(keepers))
+    transaction.warnings.extend(installations.keeper_warnings(keepers))
     return keepers
 
 

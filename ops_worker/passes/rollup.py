@@ -20,15 +20,15 @@ from ops_worker.core.passes import (
     ROLLUP_TABLES,
 )
 from ops_worker.core.rollup import (
+    BEGIN_SHARE,
     DAY,
     HOUR,
     RESERVE_S,
-    SHARE,
     Pace,
     Positions,
-    oldest_kept,
     parameters,
     removable_samples,
+    retained_since,
 )
 from ops_worker.core.samples import OPS_WORKER, ROLLUP_BEHIND_S
 from ops_worker.errors import (
@@ -125,7 +125,7 @@ class _Rollup:
         self._start = start
         self._positions = start.positions
         deadline_s = context.settings.pass_deadline
-        self._last_begin = begun + SHARE * deadline_s
+        self._last_begin = begun + BEGIN_SHARE * deadline_s
         self._end = begun + deadline_s - RESERVE_S
         self._parameters = parameters(context.settings.catalogue.targets)
         self._pace = Pace()
@@ -244,7 +244,7 @@ class _Rollup:
             before = removable_samples(now, settings.samples_days, self._positions)
             yield rollup_writes.SAMPLES_STEP, before
         if settings.history_days:
-            before = oldest_kept(now, settings.history_days)
+            before = retained_since(now, settings.history_days)
             for step in rollup_writes.HISTORY_STEPS:
                 yield step, before
 

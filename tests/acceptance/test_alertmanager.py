@@ -361,7 +361,7 @@ def test_no_more_passes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """If no more passes run, an open alert ends by itself after the horizon."""
-    monkeypatch.setattr(notify, "MIN_FIRING_S", 1.0)
+    monkeypatch.setattr(notify, "MIN_HORIZON_S", 1.0)
     installation.period_s = 0.1
     installation.states["a"] = "down"
     installation.check()

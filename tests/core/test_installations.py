@@ -10,20 +10,20 @@ import pytest
 from ops_worker.catalogue.entries import NAME
 from ops_worker.core.installations import (
     DEFAULT,
-    KEPT,
     MAX_NAMES,
     NAME_PATTERN,
+    RECENT_AGE,
     Claim,
-    Neighbour,
+    InstallationRecord,
     contested,
     installation_of,
     is_own_service,
-    kept_by_others,
-    kept_services,
-    kept_warnings,
-    named,
-    neighbours,
+    keeper_warnings,
+    other_keepers,
     own_service,
+    protected_services,
+    recent_installations,
+    service_list,
     tags_of,
     without_installation,
 )
@@ -99,24 +99,24 @@ def test_the_own_alert_is_no_service() -> None:
         ("", None, 60, False),
     ],
 )
-def test_kept_by_others(
+def test_other_keepers(
     installation: str, age_s: float | None, period_s: float, is_kept: bool
 ) -> None:
     """Another installation keeps a row that it has written lately."""
-    kept = kept_by_others({"x": known(installation, age_s)}, "a", NOW, period_s)
-    assert kept == ({"x": installation} if is_kept else {})
+    keepers = other_keepers({"x": known(installation, age_s)}, "a", NOW, period_s)
+    assert keepers == ({"x": installation} if is_kept else {})
 
 
-def test_kept_warnings() -> None:
+def test_keeper_warnings() -> None:
     """Each installation has one warning, on one line, with a limited number of names."""
-    assert kept_warnings({}) == []
-    first, second = kept_warnings({"x": "b", "y\n": "c\x1b", "a": "b"})
+    assert keeper_warnings({}) == []
+    first, second = keeper_warnings({"x": "b", "y\n": "c\x1b", "a": "b"})
     assert first.startswith("installation b watches the same services")
     assert ": a, x: remove each of them" in first
     assert "\n" not in second and "\x1b" not in second
     many = [f"s{number:02}" for number in range(MAX_NAMES + 2)]
-    assert named(many).endswith("s09 and 2 more")
-    assert named(many[:MAX_NAMES]).endswith("s09")
+    assert service_list(many).endswith("s09 and 2 more")
+    assert service_list(many[:MAX_NAMES]).endswith("s09")
 
 
 def claim(
@@ -147,16 +147,16 @@ def test_contested() -> None:
     }
 
 
-def test_kept_services() -> None:
+def test_protected_services() -> None:
     """Services that another installation watched in the last week stay.
 
     The alerts of the installations about themselves stay, too.
     """
     week = timedelta(days=7)
-    assert week == KEPT
+    assert week == RECENT_AGE
     moment = timedelta(microseconds=1)
     claims = [claim("x", week), claim("y", week + moment, "c"), claim("z", -week, DEFAULT)]
-    assert kept_services(claims, [Neighbour("d", NOW)], NOW) == {
+    assert protected_services(claims, [InstallationRecord("d", NOW)], NOW) == {
         "ops_worker#d": "d",
         "x": "b",
         "ops_worker#b": "b",
@@ -165,29 +165,29 @@ def test_kept_services() -> None:
     }
 
 
-def test_kept_services_that_were_taken_over() -> None:
+def test_protected_services_that_were_taken_over() -> None:
     """Another installation keeps a row of this one only while it watches the service."""
     minute = timedelta(minutes=1)
     claims = [claim("x", 4 * minute), claim("y", 2 * minute), claim("z", 4 * minute)]
-    assert kept_services(claims, [], NOW, {"x", "y"}) == {
+    assert protected_services(claims, [], NOW, {"x", "y"}) == {
         "ops_worker#b": "b",
         "y": "b",
         "z": "b",
     }
 
 
-def test_neighbours() -> None:
-    """Every other installation with a row of the last week is a neighbour, with its newest row."""
+def test_recent_installations() -> None:
+    """Every other installation with a row of the last week is returned, with its newest row."""
     hour = timedelta(hours=1)
     rows = [
-        Neighbour("c", NOW - 2 * hour),
-        Neighbour("b", NOW - KEPT - hour),
-        Neighbour("a", NOW),
-        Neighbour("c", NOW - hour),
-        Neighbour("c", NOW - 3 * hour),
-        Neighbour(DEFAULT, NOW - KEPT),
+        InstallationRecord("c", NOW - 2 * hour),
+        InstallationRecord("b", NOW - RECENT_AGE - hour),
+        InstallationRecord("a", NOW),
+        InstallationRecord("c", NOW - hour),
+        InstallationRecord("c", NOW - 3 * hour),
+        InstallationRecord(DEFAULT, NOW - RECENT_AGE),
     ]
-    assert neighbours(rows, "a", NOW) == [
-        Neighbour("c", NOW - hour),
-        Neighbour(DEFAULT, NOW - KEPT),
+    assert recent_installations(rows, "a", NOW) == [
+        InstallationRecord("c", NOW - hour),
+        InstallationRecord(DEFAULT, NOW - RECENT_AGE),
     ]

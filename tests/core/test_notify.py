@@ -17,7 +17,7 @@ from ops_worker.core.notify import (
     SystemAlert,
     alerts_to_post,
     closed_since,
-    firing_s,
+    horizon_s,
     parse_labels,
     repeat_s,
 )
@@ -102,7 +102,7 @@ def test_open_alert() -> None:
 
 
 @pytest.mark.parametrize(
-    ("period_s", "firing", "repeat"),
+    ("period_s", "horizon", "repeat"),
     [
         (1, 300, 900),
         (60, 300, 900),
@@ -112,13 +112,13 @@ def test_open_alert() -> None:
         (3600, 14400, 18000),
     ],
 )
-def test_horizons(period_s: float, firing: float, repeat: float) -> None:
+def test_horizons(period_s: float, horizon: float, repeat: float) -> None:
     """An open alert lasts four periods. A closed one is repeated for longer than that."""
-    assert firing_s(period_s) == firing
+    assert horizon_s(period_s) == horizon
     assert repeat_s(period_s) == repeat
     assert closed_since(NOW, period_s) == at(-repeat)
     (alone,) = posted(alert(1), period_s=period_s)
-    assert datetime.fromisoformat(alone["endsAt"]) == at(firing)
+    assert datetime.fromisoformat(alone["endsAt"]) == at(horizon)
 
 
 @pytest.mark.parametrize(
@@ -466,4 +466,4 @@ def test_any_sequence(steps: list[tuple[str, str, float]], period_s: float) -> N
         fleet.now += timedelta(seconds=seconds)
         getattr(fleet, step)(service)
     for receiver in fleet.receivers:
-        assert receiver.firing(fleet.now + timedelta(seconds=firing_s(period_s))) == set()
+        assert receiver.firing(fleet.now + timedelta(seconds=horizon_s(period_s))) == set()

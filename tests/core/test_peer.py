@@ -8,13 +8,13 @@ import pytest
 
 from ops_worker.core.peer import (
     UNNAMED,
-    LastSeen,
+    LastRecord,
     PeerState,
     causes,
     causes_of,
     had_turn,
     judge_peers,
-    last_turn,
+    last_turn_start,
     records,
     stale_peers,
 )
@@ -28,10 +28,10 @@ NEVER = None
 
 def seen(
     name: str, age_s: float | None, period_s: float | None = 60, shard: str | None = None
-) -> LastSeen:
+) -> LastRecord:
     """Return the row of a pass whose last record has this age, or that has no record."""
     time = None if age_s is None else NOW - timedelta(seconds=age_s)
-    return LastSeen(name=name, shard=shard, time=time, period_s=period_s)
+    return LastRecord(name=name, shard=shard, time=time, period_s=period_s)
 
 
 def record(
@@ -42,7 +42,7 @@ def record(
 
 
 FRESH = seen("metrics", 5)
-CASES: list[tuple[str, list[LastSeen], PeerState]] = [
+CASES: list[tuple[str, list[LastRecord], PeerState]] = [
     ("nothing was ever recorded", [], PeerState()),
     ("only this pass ran", [FRESH], PeerState()),
     ("the peer never ran", [FRESH, seen("health", NEVER)], PeerState()),
@@ -142,7 +142,7 @@ CASES: list[tuple[str, list[LastSeen], PeerState]] = [
 @pytest.mark.parametrize(
     ("rows", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
 )
-def test_judge_peers(rows: list[LastSeen], expected: PeerState) -> None:
+def test_judge_peers(rows: list[LastRecord], expected: PeerState) -> None:
     """The metrics pass judges its peers by their last records. All of them had a turn."""
     peers = ("health", "ledger")
     stopped = stale_peers("metrics", peers, rows, NOW)
@@ -210,7 +210,7 @@ def test_had_turn(
 @pytest.mark.parametrize(("period_s", "age_s"), [(5, 95), (60, 150), (3600, 3690), (None, 150)])
 def test_last_turn(period_s: float | None, age_s: float) -> None:
     """The last turn began one period and 90 s ago: a row may take 90 s until it is visible."""
-    assert last_turn(record("health", 500, period_s), NOW) == NOW - timedelta(seconds=age_s)
+    assert last_turn_start(record("health", 500, period_s), NOW) == NOW - timedelta(seconds=age_s)
 
 
 def test_waiting_for_a_turn_is_no_recovery() -> None:

@@ -18,9 +18,9 @@ from ops_worker.core.rollup import (
     RollupState,
     Slice,
     floor,
-    oldest_kept,
     parameters,
     removable_samples,
+    retained_since,
 )
 from ops_worker.core.staleness import PERIOD_PATTERN
 
@@ -113,7 +113,7 @@ def test_future() -> None:
 
 def test_retention() -> None:
     """Samples are kept while a slice needs them. A slice also needs the day before it."""
-    assert oldest_kept(NOW, 0) == OLDEST
+    assert retained_since(NOW, 0) == OLDEST
     done = Positions.initial(RollupState(hour(14), TODAY - timedelta(days=1), plain=True), NOW, 0)
     assert removable_samples(NOW, 7, done) == NOW - timedelta(days=7)
     assert removable_samples(NOW, 1, done) == TODAY - timedelta(days=1)

@@ -10,11 +10,11 @@ from ops_worker.core.staleness import (
     PassRecord,
     is_current,
     is_fresh,
-    longest_silent,
-    overdue,
+    oldest_record,
+    oldest_stale_record,
     period_of,
     stale_after_s,
-    stopped,
+    stopped_reason,
 )
 
 pytestmark = pytest.mark.unit
@@ -72,10 +72,10 @@ def test_period() -> None:
     )
 
 
-def test_overdue() -> None:
-    """A pass is overdue if one shard is. The shard that was silent for longest is reported.
+def test_oldest_records() -> None:
+    """Of several shards, the oldest record counts, and the oldest record that is stale.
 
-    A record is not overdue exactly at the limit.
+    A record is not stale exactly at the limit.
     """
     rows = [
         record("metrics", 10, shard="0/3"),
@@ -83,10 +83,10 @@ def test_overdue() -> None:
         record("metrics", 700, 300, "2/3"),
         record("health", 180),
     ]
-    assert overdue(rows, "metrics", NOW) == rows[1]
-    assert longest_silent(rows, "metrics") == rows[2]
-    assert overdue(rows, "health", NOW) is None
-    assert overdue([], "health", NOW) is longest_silent([], "health") is None
+    assert oldest_stale_record(rows, "metrics", NOW) == rows[1]
+    assert oldest_record(rows, "metrics") == rows[2]
+    assert oldest_stale_record(rows, "health", NOW) is None
+    assert oldest_stale_record([], "health", NOW) is oldest_record([], "health") is None
 
 
 def test_is_fresh() -> None:
@@ -111,9 +111,9 @@ def test_label() -> None:
         (None, "no health pass was recorded for 5 min; one is due every 1 min"),
     ],
 )
-def test_stopped(period_s: float | None, text: str) -> None:
+def test_stopped_reason(period_s: float | None, text: str) -> None:
     """The alert says how long nothing was recorded, and how often a record is due."""
-    assert stopped(record("health", 300, period_s), NOW) == text
+    assert stopped_reason(record("health", 300, period_s), NOW) == text
 
 
 def test_age() -> None:

@@ -11,7 +11,7 @@ import pytest
 from ops_worker.adapters.postgres import ledger_fill, rollup_writes
 from ops_worker.core.model import Result
 from ops_worker.core.passes import LEDGER_TABLES, ROLLUP_TABLES
-from ops_worker.core.rollup import DAY, HOUR, REPEATED, floor
+from ops_worker.core.rollup import DAY, HOUR, REPEAT_TIME, floor
 from ops_worker.errors import (
     DatabaseError,
     SchemaError,
@@ -152,7 +152,7 @@ def test_late_samples() -> None:
     memory.rolled[HOUR] += hours(TODAY, LATEST)
     done = rolled(memory)
     assert memory.order[0] == (HOUR, LATEST)
-    repeated = hours(floor(NOW - timedelta(minutes=10) - REPEATED, HOUR), LATEST)
+    repeated = hours(floor(NOW - timedelta(minutes=10) - REPEAT_TIME, HOUR), LATEST)
     assert memory.order[1:] == [(HOUR, begun) for begun in repeated]
     assert (done.hours, done.rows) == (1, 1), "without a late sample, nothing was written"
 

@@ -23,15 +23,15 @@ from ops_worker.adapters.postgres.rollup_reads import (
     rolled_ends,
 )
 from ops_worker.core.installations import (
-    Neighbour,
+    InstallationRecord,
     installation_of,
-    neighbours,
     own_service,
+    recent_installations,
 )
 from ops_worker.core.ledger import UNSEEN
 from ops_worker.core.needs import current_health
 from ops_worker.core.passes import HEALTH, METRICS
-from ops_worker.core.peer import LastSeen, records
+from ops_worker.core.peer import LastRecord, records
 from ops_worker.core.rollup import HOUR, LEVELS
 from ops_worker.core.samples import HEALTHY, OPS_WORKER, PASS_SUCCESS
 from ops_worker.core.staleness import PARAMETERS, period_of, stale_after_s
@@ -104,7 +104,7 @@ def status_rows(
         alerts=alerts.fetchall(),
         passes=records,
         others=_passes_of_others(transaction, service_rows),
-        neighbours=other_installations(transaction, service_rows),
+        other_installations=other_installations(transaction, service_rows),
         installation=transaction.installation,
         counts=_pass_counts(transaction, coverage, series),
         series=series,
@@ -128,12 +128,12 @@ def _passes_of_others(
 
 def other_installations(
     transaction: Transaction, services: Sequence[ServiceRow] = ()
-) -> list[Neighbour]:
+) -> list[InstallationRecord]:
     """Return the other installations that were recorded lately, in ``services`` or the ledger."""
-    rows = [Neighbour(row.installation, row.checked_at) for row in services]
+    rows = [InstallationRecord(row.installation, row.checked_at) for row in services]
     if ledger_reads.is_readable(transaction):
-        rows += transaction.query(Neighbour, "installations").fetchall()
-    return neighbours(rows, transaction.installation, transaction.now)
+        rows += transaction.query(InstallationRecord, "installations").fetchall()
+    return recent_installations(rows, transaction.installation, transaction.now)
 
 
 def _pass_counts(
@@ -161,7 +161,7 @@ def pass_records(
     """
     name = installation or transaction.installation
     parameters = last_seen_parameters(at or transaction.now, COMMAND_ROWS, name)
-    return records(transaction.query(LastSeen, "passes_now", parameters).fetchall())
+    return records(transaction.query(LastRecord, "passes_now", parameters).fetchall())
 
 
 def read_series(
@@ -322,7 +322,7 @@ def service_history(
         row=row,
         installation=keeper,
         is_elsewhere=keeper != transaction.installation,
-        neighbours=other_installations(transaction),
+        other_installations=other_installations(transaction),
         ledger=ledger_reads.service_ledger(transaction, service, at, length),
         observations=observations.fetchall(),
         alerts=alerts.fetchall(),

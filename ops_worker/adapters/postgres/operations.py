@@ -14,13 +14,13 @@ from ops_worker.adapters.postgres.specs import RUN_TABLE, SPAN_TABLE
 from ops_worker.adapters.postgres.transaction import SQL, column, one
 from ops_worker.core.growth import GROWING, SAMPLES, TableSize
 from ops_worker.core.installations import (
-    KEPT,
+    RECENT_AGE,
     Claim,
-    Neighbour,
+    InstallationRecord,
     is_own_service,
-    kept_services,
-    named,
-    neighbours,
+    protected_services,
+    recent_installations,
+    service_list,
 )
 from ops_worker.core.passes import (
     ACTION_TABLE,
@@ -223,11 +223,11 @@ def prune(
             for alert in alerts(transaction, closed=False)
             if alert.service not in monitored
         ]
-    others: list[Neighbour] = []
+    others: list[InstallationRecord] = []
     if any(is_own_service(row.service) for row in rows):
         others = _recorded_installations(transaction)
     own_services = {row.service for row in rows if row.installation == transaction.installation}
-    keepers = kept_services(claims(transaction), others, transaction.now, own_services)
+    keepers = protected_services(claims(transaction), others, transaction.now, own_services)
     rows = [row._replace(kept_by=keepers.get(row.service, "")) for row in rows]
     _refuse_other_settings(transaction, monitored, rows)
     names = tuple(row.service for row in rows if not row.kept_by)
@@ -254,7 +254,7 @@ def _refuse_other_settings(
     recent = [
         row.service
         for row in rows
-        if not row.kept_by and row.checked_at and transaction.now - row.checked_at <= KEPT
+        if not row.kept_by and row.checked_at and transaction.now - row.checked_at <= RECENT_AGE
     ]
     if not services or not recent:
         return
@@ -262,10 +262,10 @@ def _refuse_other_settings(
     (row,) = transaction.execute("any_recorded", parameters).fetchall()
     if not row["is_any"]:
         fault = (
-            f"none of the monitored services ({named(services)}) was ever recorded, but passes "
-            f"recorded {named(recent)} lately: run this command with the catalogue and the "
-            "INSTALLATION of these passes, on Kubernetes by `ops-worker trigger --args "
-            "'alerts prune' --wait`"
+            f"none of the monitored services ({service_list(services)}) was ever recorded, but "
+            f"passes recorded {service_list(recent)} lately: run this command with the "
+            "catalogue and the INSTALLATION of these passes, on Kubernetes by `ops-worker "
+            "trigger --args 'alerts prune' --wait`"
         )
         raise SettingsError([fault])
 
@@ -280,16 +280,18 @@ def claims(transaction: Transaction) -> list[Claim]:
     return rows
 
 
-def _recorded_installations(transaction: Transaction) -> list[Neighbour]:
+def _recorded_installations(transaction: Transaction) -> list[InstallationRecord]:
     """Read which other installations were recorded lately, by their runs and self-metrics."""
-    rows: list[Neighbour] = []
+    rows: list[InstallationRecord] = []
     if is_readable(transaction):
-        rows += transaction.query(Neighbour, "installations").fetchall()
+        rows += transaction.query(InstallationRecord, "installations").fetchall()
     if transaction.may_read(("system_metrics",)):
         now = transaction.now
-        parameters = {"metric": PASS_SUCCESS, "since": now - KEPT, "until": now}
-        rows += transaction.query(Neighbour, "installations_of_samples", parameters).fetchall()
-    return neighbours(rows, transaction.installation, transaction.now)
+        parameters = {"metric": PASS_SUCCESS, "since": now - RECENT_AGE, "until": now}
+        rows += transaction.query(
+            InstallationRecord, "installations_of_samples", parameters
+        ).fetchall()
+    return recent_installations(rows, transaction.installation, transaction.now)
 
 
 def _own(transaction: Transaction) -> dict[str, str]:

@@ -20,16 +20,16 @@ from ops_worker.core.health import new_alert
 from ops_worker.core.installations import own_service
 from ops_worker.core.passes import DOUBT_TABLE, peers
 from ops_worker.core.peer import (
-    LastSeen,
+    LastRecord,
     PeerState,
     causes,
     causes_of,
     had_turn,
     judge_peers,
-    last_turn,
+    last_turn_start,
     stale_peers,
 )
-from ops_worker.core.staleness import stopped
+from ops_worker.core.staleness import stopped_reason
 from ops_worker.errors import ROW_SECURITY_REMEDY
 from ops_worker.text import one_line
 
@@ -124,10 +124,10 @@ def _peer_state(transaction: Transaction, watch: Watch) -> PeerState:
     return judge_peers(names, rows, now, stopped)
 
 
-def _last_seen(transaction: Transaction, watch: Watch, at: datetime) -> list[LastSeen]:
+def _last_seen(transaction: Transaction, watch: Watch, at: datetime) -> list[LastRecord]:
     """Read when each pass was last recorded before a time."""
     parameters = last_seen_parameters(at, WATCH_ROWS, transaction.installation, watch.name)
-    return transaction.query(LastSeen, "passes_now", parameters).fetchall()
+    return transaction.query(LastRecord, "passes_now", parameters).fetchall()
 
 
 def _had_turn(transaction: Transaction, watch: Watch, record: PassRecord) -> bool:
@@ -135,7 +135,7 @@ def _had_turn(transaction: Transaction, watch: Watch, record: PassRecord) -> boo
     resumed_at = None
     if watch.resumed_at is not None:
         resumed_at = transaction.time_of(watch.resumed_at)
-    rows = _last_seen(transaction, watch, last_turn(record, transaction.now))
+    rows = _last_seen(transaction, watch, last_turn_start(record, transaction.now))
     return had_turn(watch.name, record, rows, transaction.now, resumed_at)
 
 
@@ -161,7 +161,7 @@ def _open(
     reasons = [row.reason for row in rows]
     facts: dict[str, Any] = {**watch.origin, "seen_by": f"{watch.name} pass"}
     if state.stopped is not None:
-        reasons.append(stopped(state.stopped, transaction.now))
+        reasons.append(stopped_reason(state.stopped, transaction.now))
         facts["last_recorded"] = state.stopped.time.astimezone(UTC).isoformat()
     reason = one_line("; ".join(reasons))
     facts["reason"] = reason

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.adapters.postgres.transaction import one
 from ops_worker.core.passes import ROLLUP_TABLES
-from ops_worker.core.rollup import DAY, HOUR, LEVELS, SETTLES, floor
+from ops_worker.core.rollup import DAY, HOUR, LEVELS, SETTLING_TIME, floor
 from ops_worker.history.buckets import MAX_SAMPLES_S, grid
 from ops_worker.history.rows import RolledEndRow
 
@@ -103,7 +103,7 @@ def _parts(
     level, *finer = levels
     step = LEVELS[level]
     # Use only complete slices. A wrong clock may have left a slice of the future.
-    complete = floor(min(until, transaction.now - SETTLES), level)
+    complete = floor(min(until, transaction.now - SETTLING_TIME), level)
     first = floor(since - TICK, level) + step
     bounds = None
     if first < complete:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.passes import PASSES
 from ops_worker.core.samples import OPS_WORKER, POSTGRES
-from ops_worker.core.staleness import is_fresh, overdue
+from ops_worker.core.staleness import is_fresh, oldest_stale_record
 from ops_worker.history.explain.state import causes_at
 from ops_worker.history.screen import format_time
 from ops_worker.text import one_line
@@ -175,7 +175,7 @@ def _who_opens_own_alert(history: ServiceHistory) -> str:
     """Return which pass opens the worker's own alert, after another pass has stopped."""
     for name in PASSES:
         fresh = is_fresh(history.passes, name, history.at)
-        if fresh and not overdue(history.passes, name, history.at):
+        if fresh and not oldest_stale_record(history.passes, name, history.at):
             return f"the {name} pass opens one with its next turn"
     return "no pass runs that could open one"
 

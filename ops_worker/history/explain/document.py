@@ -192,7 +192,7 @@ def build(history: ServiceHistory, rule: Rule) -> Explanation:
         actions=_actions(history),
         installation=one_line(history.installation),
         is_elsewhere=history.is_elsewhere,
-        other_installations=[one_line(row.name) for row in history.neighbours],
+        other_installations=[one_line(row.name) for row in history.other_installations],
     )
 
 

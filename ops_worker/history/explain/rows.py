@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ops_worker.core.doubt import DoubtRow
-    from ops_worker.core.installations import Neighbour
+    from ops_worker.core.installations import InstallationRecord
     from ops_worker.core.model import Target, Thresholds
     from ops_worker.core.staleness import PassRecord
     from ops_worker.history.ledger import LedgerRows
@@ -55,8 +55,8 @@ class ServiceHistory(NamedTuple):
 
     ``blind`` has the blind passes if ``at`` is now. ``passes`` and ``blind`` belong to
     ``installation``: the installation that keeps the row, or this one if there is no row.
-    ``is_elsewhere`` is whether another installation keeps the row. ``neighbours`` were recorded in
-    the same database lately.
+    ``is_elsewhere`` is whether another installation keeps the row. ``other_installations`` were
+    recorded in the same database lately.
     """
 
     service: str
@@ -75,7 +75,7 @@ class ServiceHistory(NamedTuple):
     blind: Sequence[DoubtRow] = ()
     installation: str = DEFAULT
     is_elsewhere: bool = False
-    neighbours: Sequence[Neighbour] = ()
+    other_installations: Sequence[InstallationRecord] = ()
 
     @property
     def is_now(self) -> bool:

@@ -15,8 +15,8 @@ from ops_worker.core.staleness import (
     STALE_PERIODS,
     is_current,
     is_fresh,
-    longest_silent,
-    overdue,
+    oldest_record,
+    oldest_stale_record,
     period_of,
     stale_after_s,
 )
@@ -154,7 +154,7 @@ def _row_at_time(history: ServiceHistory) -> _RowAtTime | None:
     age_s = (history.at - row.checked_at).total_seconds()
     health_s = period_of(history.passes, HEALTH.name)
     # The shard of the service is not known, so the oldest record of all shards counts.
-    record = longest_silent(history.passes, HEALTH.name)
+    record = oldest_record(history.passes, HEALTH.name)
     looked_at = record.time if record else None
     state = row.status
     if is_written:
@@ -273,7 +273,7 @@ def _state_of_worker(history: ServiceHistory) -> ServiceState | None:
     if history.service != OPS_WORKER or not history.passes:
         return None
     names = sorted({record.name for record in history.passes})
-    stopped = [name for name in names if overdue(history.passes, name, history.at)]
+    stopped = [name for name in names if oldest_stale_record(history.passes, name, history.at)]
     if not stopped and history.blind:
         blind = history.blind[0]
         return ServiceState(
