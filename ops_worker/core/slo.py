@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ops_worker.core.timeline import Availability
 
 DAY_S = 86_400.0
+MIN_PERIOD_S = 1.0
+"""The shortest period of a pass, in seconds (PASS_PERIOD, METRICS_COLLECTION_INTERVAL)."""
 MIN_PERIODS = 10
 """The shortest error budget that can be measured, in periods of the pass.
 
@@ -101,12 +103,16 @@ def problem(objective: Objective, period_s: float) -> str:
     if objective.budget_s >= min_budget_s:
         return ""
     window_s = objective.days * DAY_S
-    # Rounded down to three decimals: the message suggests a value that can be measured.
+    # Both are rounded down: the message suggests values with which the objective can be measured.
     max_percent = math.floor(100_000.0 * (1.0 - min_budget_s / window_s)) / 1000.0
+    max_period_s = math.floor(10.0 * objective.budget_s / MIN_PERIODS) / 10.0
+    remedies = ["set a longer slo_window"]
+    if max_percent > 0.0:
+        remedies = [f"set at most {max_percent:g}", "or a longer slo_window"]
+    if max_period_s >= MIN_PERIOD_S:
+        remedies.append(f"or run a pass every {max_period_s:g} s")
     return (
         f"{objective.percent:g} over {objective.days} days allows {objective.budget_s:.0f} s "
         f"(100 - {objective.percent:g} % of {window_s:.0f} s); passes every {period_s:g} s "
-        f"measure no less than {MIN_PERIODS} periods, {min_budget_s:.0f} s: "
-        f"set at most {max_percent:g}, or a longer slo_window, or run a pass every "
-        f"{objective.budget_s / MIN_PERIODS:.3g} s"
+        f"measure no less than {MIN_PERIODS} periods, {min_budget_s:.0f} s: {', '.join(remedies)}"
     )

@@ -87,3 +87,19 @@ def test_arithmetic() -> None:
         "pass every 25.9 s"
     )
     assert problem(Objective(99.976, 30), 60) == ""
+
+
+@pytest.mark.parametrize(
+    ("objective", "period_s", "remedy"),
+    [
+        (Objective(99.99, 30), 60, "set at most 99.976, or a longer slo_window, or run a pass"
+         " every 25.9 s"),
+        (Objective(50, 1), 9000, "set a longer slo_window, or run a pass every 4320 s"),
+        (Objective(99.999, 1), 60, "set at most 99.305, or a longer slo_window"),
+        (Objective(99.999, 1), 9000, "set a longer slo_window"),
+    ],
+)  # fmt: skip
+def test_remedies(objective: Objective, period_s: float, remedy: str) -> None:
+    """Only values that are possible and that can be measured are suggested."""
+    _, _, suggested = problem(objective, period_s).rpartition(": ")
+    assert suggested == remedy
