@@ -350,18 +350,23 @@ def test_dry_run(run: Passes, database: Database, stubs: Stubs) -> None:
 
 def test_late_pass(run: Passes, database: Database, stubs: Stubs) -> None:
     """A pass that pauses between probe and write does not overwrite a later observation."""
-    probe = http.observe
     stubs["ingest"].mode = "down"
+    pause_s = 0.0
 
-    def paused(targets: Any) -> Any:
-        seen = probe(targets)
+    def observe_and_pause(targets: Any) -> Any:
+        nonlocal pause_s
+        observations = http.observe(targets)
         stubs["ingest"].mode = "ok"
         run("health")
-        return seen
+        # The time of an observation is early by the time of the database's answer. On a busy
+        # machine, this may be longer than the other pass took.
+        pause_s = 10.0
+        return observations
 
-    found = settings.load()
-    with contextlib.closing(Store(found.connection)) as store:
-        outcome = function_of("health")(Context(found, paused, store, time.monotonic))
+    loaded = settings.load()
+    with contextlib.closing(Store(loaded.connection)) as store:
+        context = Context(loaded, observe_and_pause, store, lambda: time.monotonic() + pause_s)
+        outcome = function_of("health")(context)
     assert (len(outcome.superseded), outcome.opened) == (4, ())
     assert database.health()["ingest"]["status"] == "healthy"
     assert database.alerts() == []
