@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
 MAX_LENGTH = 200
 """The maximum number of characters of a word that are compared. Every known name is shorter."""
@@ -48,9 +49,13 @@ def closest(word: str, known: Iterable[str], similarity: float = SIMILAR) -> str
 
     Case and punctuation are ignored. ``similarity`` is the minimum, from 0 to 1.
     """
+    return _closest(word, {_plain(name): name for name in known}, similarity)
+
+
+def _closest(word: str, names: Mapping[str, str], similarity: float) -> str:
+    """Return the most similar name. ``names`` has the names by their letters and digits."""
     from difflib import get_close_matches
 
-    names = {_plain(name): name for name in known}
     plain = _plain(word[:MAX_LENGTH])
     if not plain:
         return ""
@@ -80,16 +85,35 @@ def intended_variable(name: str, value: str, known: Collection[str]) -> str:
         return ""
     words = _words(bare)
     joined_words = "".join(words)
-    candidates = {_bare(known_name): known_name for known_name in known if known_name not in SYSTEM}
-    by_joined_words = {
-        "".join(_words(candidate)): known_name for candidate, known_name in candidates.items()
-    }
-    if joined_words in by_joined_words:
-        return by_joined_words[joined_words]
-    match = closest(joined_words, candidates, VERY_SIMILAR)
+    names = _known_names(frozenset(known))
+    if joined_words in names.by_joined_words:
+        return names.by_joined_words[joined_words]
+    match = _closest(joined_words, names.by_plain_name, VERY_SIMILAR)
     # A variable with all words of the match and more words is not a misspelling.
     has_all_words = {*_words(match)} <= {*words}
-    return "" if has_all_words else candidates.get(match, "")
+    return "" if has_all_words else names.by_bare_name.get(match, "")
+
+
+class _KnownNames(NamedTuple):
+    """The known variables by three spellings of a name.
+
+    ``by_plain_name`` has bare names instead of the variables.
+    """
+
+    by_bare_name: dict[str, str]
+    by_joined_words: dict[str, str]
+    by_plain_name: dict[str, str]
+
+
+@lru_cache(maxsize=8)
+def _known_names(known: frozenset[str]) -> _KnownNames:
+    """Return the spellings of the known variables. They are the same for every variable."""
+    by_bare_name = {_bare(name): name for name in sorted(known) if name not in SYSTEM}
+    return _KnownNames(
+        by_bare_name=by_bare_name,
+        by_joined_words={"".join(_words(bare)): name for bare, name in by_bare_name.items()},
+        by_plain_name={_plain(bare): bare for bare in by_bare_name},
+    )
 
 
 def _bare(name: str) -> str:
