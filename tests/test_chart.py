@@ -99,20 +99,20 @@ EVERYTHING: dict[str, Any] = {
 def as_yaml(values: dict[str, Any] | None) -> str:
     """Return values as JSON that a YAML parser reads: without pairs of surrogates."""
     text = json.dumps(values, ensure_ascii=False)
-    return re.sub(r"[\x7f-\x9f\ufeff\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    return re.sub(r"[\x7f-\x9f\ufeff\uffff]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def helm(*arguments: str, values: dict[str, Any] | None = None) -> tuple[int, str, str]:
     """Run helm with values. Return its exit code, its output and its errors."""
     assert HELM is not None
-    done = subprocess.run(
+    result = subprocess.run(
         [HELM, *arguments, *(("--values", "-") if values else ())],
         input=as_yaml(values),
         capture_output=True,
         text=True,
         check=False,
     )
-    return done.returncode, done.stdout, done.stderr
+    return result.returncode, result.stdout, result.stderr
 
 
 def template(
@@ -134,9 +134,9 @@ def refusal(values: dict[str, Any] | None = None, *, options: Sequence[str] = ()
 def objects(text: str) -> dict[str, Any]:
     """Return the objects of a YAML text by kind and name."""
     contents = documents(text)
-    named = {f"{one['kind']}/{one['metadata']['name']}": one for one in contents}
-    assert len(named) == len(contents), "two objects with one name"
-    return named
+    by_name = {f"{content['kind']}/{content['metadata']['name']}": content for content in contents}
+    assert len(by_name) == len(contents), "two objects with one name"
+    return by_name
 
 
 def with_labels_of_helm(content: Any) -> Any:
@@ -160,10 +160,10 @@ def kustomized(folder: Path, component: str) -> dict[str, Any]:
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), encoding="utf-8")
     assert KUBECTL is not None
-    done = subprocess.run(
+    result = subprocess.run(
         [KUBECTL, "kustomize", str(folder)], capture_output=True, text=True, check=True
     )
-    return objects(done.stdout)
+    return objects(result.stdout)
 
 
 def assert_equal(actual: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -178,8 +178,8 @@ def faults(contents: Iterable[Any]) -> list[str]:
     contents = list(contents)
     facts = program_facts(_parser())
     misfits = [misfit for content in contents for misfit in misfits_of(copy.deepcopy(content))]
-    found = check([Document("chart", content) for content in contents], facts)
-    return [*misfits, *map(str, found)]
+    findings = check([Document("chart", content) for content in contents], facts)
+    return [*misfits, *map(str, findings)]
 
 
 def test_default() -> None:
@@ -242,33 +242,33 @@ def test_another_release() -> None:
     assert faults(contents.values()) == []
 
 
-@pytest.mark.parametrize("word", ["123", "true", "on", "null", "1e3", "2024"])
-def test_names_that_look_like_other_types(word: str) -> None:
+@pytest.mark.parametrize("name", ["123", "true", "on", "null", "1e3", "2024"])
+def test_names_that_look_like_other_types(name: str) -> None:
     """A name stays a string, even if unquoted YAML would be a number, a boolean or null."""
     values = copy.deepcopy(EVERYTHING)
-    values["existingSecret"] = word
-    values["scheduling"]["priorityClassName"] = word
+    values["existingSecret"] = name
+    values["scheduling"]["priorityClassName"] = name
     values["image"] = {"repository": "10", "tag": "20"}
     values["components"]["secretFiles"] = {"enabled": False}
-    values["components"]["monitoring"] = {"enabled": True, "labels": {word: word}}
-    options = ("--name-template", word, "--namespace", word)
+    values["components"]["monitoring"] = {"enabled": True, "labels": {name: name}}
+    options = ("--name-template", name, "--namespace", name)
     contents = objects(template(values, options=options))
     assert faults(contents.values()) == []
-    rule = contents[f"PrometheusRule/{word}"]["metadata"]
-    assert (rule["name"], rule["namespace"], rule["labels"][word]) == (word, word, word)
-    assert rule["labels"]["app.kubernetes.io/instance"] == word
-    assert contents[f"Namespace/{word}"]["metadata"]["name"] == word
-    job = contents[f"CronJob/{word}-health"]["spec"]["jobTemplate"]["spec"]
+    rule = contents[f"PrometheusRule/{name}"]["metadata"]
+    assert (rule["name"], rule["namespace"], rule["labels"][name]) == (name, name, name)
+    assert rule["labels"]["app.kubernetes.io/instance"] == name
+    assert contents[f"Namespace/{name}"]["metadata"]["name"] == name
+    job = contents[f"CronJob/{name}-health"]["spec"]["jobTemplate"]["spec"]
     pod = job["template"]["spec"]
     (container,) = pod["containers"]
     assert container["image"] == "10:20"
-    assert (pod["serviceAccountName"], pod["priorityClassName"]) == (word, word)
+    assert (pod["serviceAccountName"], pod["priorityClassName"]) == (name, name)
     assert container["envFrom"] == [
-        {"configMapRef": {"name": word}},
-        {"secretRef": {"name": word}},
+        {"configMapRef": {"name": name}},
+        {"secretRef": {"name": name}},
     ]
-    assert contents[f"RoleBinding/{word}-events"]["subjects"] == [
-        {"kind": "ServiceAccount", "name": word, "namespace": word}
+    assert contents[f"RoleBinding/{name}-events"]["subjects"] == [
+        {"kind": "ServiceAccount", "name": name, "namespace": name}
     ]
 
 
@@ -355,12 +355,12 @@ def test_length_of_names(length: int, accepted: bool) -> None:
 def test_namespace() -> None:
     """A release has no Namespace, because it must exist before. `helm template` has one."""
     in_cluster = ("--api-versions", "v1/Namespace")
-    created = {"namespace": {"create": True}}
-    absent = {"namespace": {"create": False}}
+    with_namespace = {"namespace": {"create": True}}
+    without_namespace = {"namespace": {"create": False}}
     assert "Namespace/ops-worker" in objects(template())
     assert "Namespace/ops-worker" not in objects(template(options=in_cluster))
-    assert "Namespace/ops-worker" in objects(template(created, options=in_cluster))
-    assert "Namespace/ops-worker" not in objects(template(absent))
+    assert "Namespace/ops-worker" in objects(template(with_namespace, options=in_cluster))
+    assert "Namespace/ops-worker" not in objects(template(without_namespace))
     in_default = ("--namespace", "default")
     assert "Namespace/default" not in objects(template(options=in_default))
 
@@ -402,7 +402,7 @@ def test_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "place"),
+    ("setting", "problem"),
     [
         ("imag.tag=1", "additional properties 'imag' not allowed"),
         ("image.tagg=1", "additional properties 'tagg' not allowed"),
@@ -425,10 +425,10 @@ def test_values() -> None:
         ("scheduling.nodeselector.os=linux", "additional properties 'nodeselector' not allowed"),
     ],
 )
-def test_wrong_value(setting: str, place: str) -> None:
+def test_wrong_value(setting: str, problem: str) -> None:
     """The chart refuses an unknown key or a wrong type, and quotes no password."""
     error = refusal(options=("--set", setting))
-    assert place in error
+    assert problem in error
     assert "hunter2" not in error
 
 
@@ -451,14 +451,14 @@ def test_release_package(tmp_path: Path) -> None:
     """The chart of a release uses the image of the release, by its digest."""
     image = f"registry.example.com/ops-worker@sha256:{'1' * 64}"
     repository, _, digest = image.partition("@")
-    done = subprocess.run(
+    result = subprocess.run(
         [K8S.parent / ".ci" / "chart", repository, digest, tmp_path],
         env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     contents = objects(template(chart=tmp_path / f"ops-worker-{__version__}.tgz"))
     pod = contents["CronJob/ops-worker-health"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     assert pod["containers"][0]["image"] == image

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "suggestion"),
     [
         ("helth", "; did you mean health?"),
         ("init_db", "; did you mean init-db?"),
@@ -61,10 +61,10 @@ pytestmark = pytest.mark.unit
         ("sidecar metrcs", "; did you mean metrics?"),
     ],
 )
-def test_did_you_mean(capsys: pytest.CaptureFixture[str], line: str, said: str) -> None:
+def test_did_you_mean(capsys: pytest.CaptureFixture[str], line: str, suggestion: str) -> None:
     """A misspelled command, action, option, choice or pass has a suggestion."""
     assert main(line.split()) == 2
-    assert capsys.readouterr().err.rstrip("\n").endswith(said)
+    assert capsys.readouterr().err.rstrip("\n").endswith(suggestion)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_did_you_mean(capsys: pytest.CaptureFixture[str], line: str, said: str) 
     ["nonsense", "maintenance stop", "health --xyzzy", "status --output 7", "health --every x", ""],
 )
 def test_no_idea(capsys: pytest.CaptureFixture[str], line: str) -> None:
-    """A word that is like no other has no suggestion."""
+    """A word that resembles no other has no suggestion."""
     assert main(line.split()) == 2
     assert "did you mean" not in capsys.readouterr().err
 
@@ -89,15 +89,15 @@ def test_correct_line_imports_no_difflib() -> None:
         "import sys; from ops_worker.cli import main; main(['--version']); "
         "sys.exit('difflib' in sys.modules)"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Replace the function of the command ``health``. The settings are valid; none is used."""
+    """Replace the function of the command ``health``. The settings are valid, but not used."""
     monkeypatch.setenv("PG_PASS", "not-used")
 
     def replace(run: Callable[[Any, Any], int]) -> None:
@@ -159,10 +159,10 @@ class TestExitCodes:
     def test_every_class_is_tested(self) -> None:
         """The table above has every class of errors."""
         classes = {OpsWorkerError}
-        while more := {sub for one in classes for sub in one.__subclasses__()} - classes:
+        while more := {sub for kind in classes for sub in kind.__subclasses__()} - classes:
             classes |= more
-        foreseen = {one for one in classes if one.__module__ == "ops_worker.errors"}
-        assert foreseen == {type(error) for error, _, _ in ERRORS}
+        own_classes = {kind for kind in classes if kind.__module__ == "ops_worker.errors"}
+        assert own_classes == {type(error) for error, _, _ in ERRORS}
 
     @pytest.mark.parametrize("code", [0, 1, 2, 3, 4])
     def test_help_explains(self, code: int) -> None:
@@ -183,9 +183,9 @@ class TestExitCodes:
         command(raising(ZeroDivisionError("s3cret")))
         assert main(["health"]) == 1
         log, last = capsys.readouterr().err.splitlines()
-        said = json.loads(log)
-        assert said["message"] == "this is a bug in ops-worker"
-        assert "ZeroDivisionError" in said["traceback"]
+        record = json.loads(log)
+        assert record["message"] == "this is a bug in ops-worker"
+        assert "ZeroDivisionError" in record["traceback"]
         expected = "a bug in ops-worker: ZeroDivisionError; the log has the traceback"
         assert last == f"ops-worker health: {expected}"
 
@@ -386,8 +386,8 @@ class TestGuard:
         self, guards: list[str], options: dict[str, object], prepared: list[str]
     ) -> None:
         """A watch, a history and the creation of indexes have no deadline; others have one."""
-        named = {"command": "status", "begun": time.monotonic(), **options}
-        parsed: Any = SimpleNamespace(**named)
+        attributes = {"command": "status", "begun": time.monotonic(), **options}
+        parsed: Any = SimpleNamespace(**attributes)
         settings: Any = SimpleNamespace(pass_deadline=40.0)
         cli._guard(parsed, settings)
         assert guards == prepared
@@ -409,8 +409,8 @@ def test_doubtful_setting(
     monkeypatch.setenv("RECORD_OWN_METRICS", "maybe")
     command(lambda *_: 0)
     assert main(["health"]) == 0
-    said = json.loads(capsys.readouterr().err)
-    assert (said["action"], said["setting"]) == ("setting", "RECORD_OWN_METRICS")
+    record = json.loads(capsys.readouterr().err)
+    assert (record["action"], record["setting"]) == ("setting", "RECORD_OWN_METRICS")
     assert main(["status"]) == 0
     assert capsys.readouterr().err == ""
 

@@ -1,6 +1,6 @@
 """Tests of the Grafana dashboard: the SQL of each panel runs on the real schema.
 
-The values are compared with those of the commands. There is no Grafana here: `expanded` replaces
+The values are compared with those of the commands. No Grafana runs here: `expanded` replaces
 variables and macros as the documentation of Grafana's PostgreSQL data source describes it.
 """
 
@@ -103,7 +103,7 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def asked(connection: psycopg.Connection[Row], title: str, choice: Choice) -> list[Row]:
+def query_panel(connection: psycopg.Connection[Row], title: str, choice: Choice) -> list[Row]:
     """Return the rows of a panel; assert that all placeholders in its statement are replaced."""
     sql = expanded(PANELS[title]["targets"][0]["rawSql"], choice)
     assert "$__" not in sql and "@" not in sql
@@ -117,10 +117,10 @@ def reading(url: str) -> Iterator[psycopg.Connection[Row]]:
         yield connection
 
 
-def shown(url: str, title: str, choice: Choice) -> list[Row]:
+def panel_rows(url: str, title: str, choice: Choice) -> list[Row]:
     """Return the rows of a panel on a connection of its own."""
     with reading(url) as connection:
-        return asked(connection, title, choice)
+        return query_panel(connection, title, choice)
 
 
 # The file.
@@ -185,9 +185,9 @@ def test_import() -> None:
     assert sorted(set(ids)) == ids
     cells = [
         (x, y)
-        for place in (panel["gridPos"] for panel in DOCUMENT["panels"])
-        for x in range(place["x"], place["x"] + place["w"])
-        for y in range(place["y"], place["y"] + place["h"])
+        for position in (panel["gridPos"] for panel in DOCUMENT["panels"])
+        for x in range(position["x"], position["x"] + position["w"])
+        for y in range(position["y"], position["y"] + position["h"])
     ]
     assert len(cells) == len(set(cells)) and max(x for x, _ in cells) < 24
 
@@ -203,24 +203,24 @@ def test_models_of_grafana() -> None:
     register_default_plugins()
     model = Dashboard.from_json(json.loads(json.dumps(DOCUMENT)))
     known = json.loads(json.dumps(model, cls=JSONEncoder))
-    assert _lost(DOCUMENT, known) == []
+    assert _differences(DOCUMENT, known) == []
 
 
-def _lost(given: Any, kept: Any, place: str = "") -> list[str]:
+def _differences(expected: Any, actual: Any, path: str = "") -> list[str]:
     """Return the places of values that differ from the other document."""
-    if isinstance(given, dict) and isinstance(kept, dict):
+    if isinstance(expected, dict) and isinstance(actual, dict):
         return [
-            lost
-            for key, value in given.items()
-            for lost in _lost(value, kept.get(key), f"{place}.{key}")
+            difference
+            for key, value in expected.items()
+            for difference in _differences(value, actual.get(key), f"{path}.{key}")
         ]
-    if isinstance(given, list) and isinstance(kept, list) and len(given) == len(kept):
+    if isinstance(expected, list) and isinstance(actual, list) and len(expected) == len(actual):
         return [
-            lost
-            for number, pair in enumerate(zip(given, kept, strict=True))
-            for lost in _lost(*pair, f"{place}[{number}]")
+            difference
+            for number, pair in enumerate(zip(expected, actual, strict=True))
+            for difference in _differences(*pair, f"{path}[{number}]")
         ]
-    return [] if given == kept else [f"{place}: {given!r} is {kept!r}"]
+    return [] if expected == actual else [f"{path}: {expected!r} is {actual!r}"]
 
 
 @pytest.mark.unit
@@ -237,10 +237,10 @@ def test_configmap() -> None:
     """The component is a ConfigMap with the label of Grafana's sidecar, small enough to apply."""
     if not shutil.which("kubectl"):
         pytest.skip("no kubectl on this machine")
-    done = subprocess.run(
+    result = subprocess.run(
         ["kubectl", "kustomize", str(dashboard.FOLDER)], capture_output=True, text=True, check=True
     )
-    configmap = yaml.safe_load(done.stdout)
+    configmap = yaml.safe_load(result.stdout)
     assert (configmap["kind"], configmap["metadata"]["name"]) == (
         "ConfigMap",
         "ops-worker-dashboard",
@@ -323,13 +323,16 @@ def insert(connection: psycopg.Connection[Row], name: str, stream: Stream) -> No
         )
 
 
-def shifted(stream: Stream, by: timedelta) -> Stream:
+def shifted(stream: Stream, delta: timedelta) -> Stream:
     """Return the rows with all times moved."""
-    runs = [run._replace(first_at=run.first_at + by, last_at=run.last_at + by) for run in stream[0]]
+    runs = [
+        run._replace(first_at=run.first_at + delta, last_at=run.last_at + delta)
+        for run in stream[0]
+    ]
     spans = [
         span._replace(
-            first_at=span.first_at + by,
-            last_at=None if span.last_at is None else span.last_at + by,
+            first_at=span.first_at + delta,
+            last_at=None if span.last_at is None else span.last_at + delta,
         )
         for span in stream[1]
     ]
@@ -362,11 +365,11 @@ def compare(
         (row,) = connection.execute("SELECT now() AS now").fetchall()
         now: datetime = row["now"]
         since_s, until_s, now_s = period
-        by = now - at(now_s)
-        real = {name: shifted(stream, by) for name, stream in streams.items()}
+        delta = now - at(now_s)
+        real = {name: shifted(stream, delta) for name, stream in streams.items()}
         for name, stream in real.items():
             insert(connection, name, stream)
-        since, until = at(since_s) + by, at(until_s) + by
+        since, until = at(since_s) + delta, at(until_s) + delta
         real = {name: close(stream, since, until) for name, stream in real.items()}
         ledger = LedgerRows(
             now=now,
@@ -377,33 +380,33 @@ def compare(
             spans={name: stream[1] for name, stream in real.items()},
         )
         ((_, pieces),) = timelines(ledger)
-        lasting = [piece for piece in pieces if piece.begun < piece.ended]
+        nonempty = [piece for piece in pieces if piece.begun < piece.ended]
         expected = [
             (next(group).begun, state)
-            for state, group in groupby(lasting, key=lambda piece: piece.state)
+            for state, group in groupby(nonempty, key=lambda piece: piece.state)
         ]
         choice = Choice(since, until, ["a"], slo="99")
-        states = asked(connection, "States", choice)
+        states = query_panel(connection, "States", choice)
         assert [(item["time"], item["state"]) for item in states] == expected
-        (found,) = asked(connection, "Availability and error budget", choice)
-        check_availability(found, pieces)
+        (table_row,) = query_panel(connection, "Availability and error budget", choice)
+        check_availability(table_row, pieces)
 
 
-def check_availability(found: Row, pieces: Sequence[Any]) -> None:
+def check_availability(row: Row, pieces: Sequence[Any]) -> None:
     """Assert that a row of the table equals the sums of a timeline."""
     total = availability(pieces)
     words = {"Degraded": "degraded", "Down": "down", "Unknown": "unknown", "Unseen": UNSEEN}
     for column, state in words.items():
-        assert found[column] == pytest.approx(total.seconds[state], abs=1e-5)
-    assert found["Seen"] == pytest.approx(percent_rounded_down(total.coverage, 3) / 100)
+        assert row[column] == pytest.approx(total.seconds[state], abs=1e-5)
+    assert row["Seen"] == pytest.approx(percent_rounded_down(total.coverage, 3) / 100)
     if total.value is None:
-        assert found["Availability"] is found["Budget left"] is None
-        assert found["Objective"] == "unknown"
+        assert row["Availability"] is row["Budget left"] is None
+        assert row["Objective"] == "unknown"
     else:
-        assert found["Availability"] == pytest.approx(percent_rounded_down(total.value, 3) / 100)
+        assert row["Availability"] == pytest.approx(percent_rounded_down(total.value, 3) / 100)
 
 
-def written(drawn: Sequence[Block], period_s: int) -> tuple[Stream, float]:
+def stream_of(drawn: Sequence[Block], period_s: int) -> tuple[Stream, float]:
     """Return the rows that passes record, and the second after the last pass."""
     runs, spans, second = rows(drawn, period_s)
     return (runs, spans), second
@@ -411,7 +414,7 @@ def written(drawn: Sequence[Block], period_s: int) -> tuple[Stream, float]:
 
 @pytest.fixture
 def ledger(database: Database) -> Iterator[psycopg.Connection[Row]]:
-    """A connection to a database with an empty ledger."""
+    """Yield a connection to a database with an empty ledger."""
     database.create_ledger()
     with reading(database.url) as connection:
         yield connection
@@ -433,7 +436,7 @@ def test_one_pass(
     later: int,
 ) -> None:
     """For any records of the health pass, the panels equal the core."""
-    stream, second = written(drawn, 60)
+    stream, second = stream_of(drawn, 60)
     now = max(1, second - 60 + later)
     since = min(period[0], now - 1)
     streams = {"health": stream, "metrics": ([], [])}
@@ -447,7 +450,7 @@ NEXT_SIGHT_HIDDEN = [
     Block(passes=1, state="degraded", gap_s=0, back_s=0),
     Block(passes=43, state="healthy", gap_s=0, back_s=0),
 ]
-"""A second shard sees another state just when the first one would go on."""
+"""A second shard sees another state at the time of the next pass of the first shard."""
 
 
 @pytest.mark.integration
@@ -468,13 +471,12 @@ def test_both_passes(
 ) -> None:
     """The panels equal the core for records of both passes, also after a service moved."""
     metrics_runs, metrics_spans, metrics_end = rows(finer, 20, begun)
-    health, health_end = written(coarser, 60)
+    health, health_end = stream_of(coarser, 60)
     now = max(metrics_end, health_end, 1)
     since = min(period[0], now - 1)
     streams = {"health": health, "metrics": (metrics_runs, metrics_spans)}
     compare(ledger, streams, (since, min(since + period[1], now), now))
-    # Half a second, so that no two shards begin at the same time. If they did, the order of the
-    # two would not be defined.
+    # Without the half second, two shards could begin at the same time, in an undefined order.
     later_runs, later_spans, end = rows(finer[:3], 20, metrics_end + 0.5)
     resharded = moved((metrics_runs, metrics_spans), (later_runs, later_spans))
     now = max(end, health_end, 1)
@@ -510,8 +512,8 @@ def test_odd_rows(look: Looks, statement: str) -> None:
     for days in (6, 3650):
         choice = Choice(now - timedelta(days=days), now, ["a", "b"])
         for title in PANELS:
-            shown(look.database.url, title, choice)
-        for row in shown(look.database.url, "Availability and error budget", choice):
+            panel_rows(look.database.url, title, choice)
+        for row in panel_rows(look.database.url, "Availability and error budget", choice):
             states = [row[name] or 0.0 for name in ("Degraded", "Down", "Unknown", "Unseen")]
             assert min(states) >= 0.0
             assert sum(states) <= days * 86_400 + 1e-3
@@ -528,7 +530,7 @@ HOLE = range(1800, 2701)
 
 @pytest.fixture
 def past(look: Looks) -> Looks:
-    """A history of one hour: a health pass every minute, an outage of b, and a hole.
+    """Record one hour: a health pass every minute, an outage of b, and a hole.
 
     c has been degraded for the last 10 minutes.
     """
@@ -577,21 +579,23 @@ def test_status(past: Looks, read: Callable[..., Row], slo: str) -> None:
     """Availability, coverage and error budget equal those of `status`."""
     document = read("status", "--since", "24h")
     choice = choice_of(document, slo=slo)
-    found = {
+    by_service = {
         row["Service"]: row
-        for row in shown(past.database.url, "Availability and error budget", choice)
+        for row in panel_rows(past.database.url, "Availability and error budget", choice)
     }
-    assert set(found) == set("abc")
+    assert set(by_service) == set("abc")
     for item in document["services"]:
-        row, told = found[item["service"]], item["availability"]
-        assert row["Availability"] == pytest.approx(percent_rounded_down(told["value"], 3) / 100)
-        assert row["Seen"] == pytest.approx(percent_rounded_down(told["coverage"], 3) / 100)
+        row, expected = by_service[item["service"]], item["availability"]
+        assert row["Availability"] == pytest.approx(
+            percent_rounded_down(expected["value"], 3) / 100
+        )
+        assert row["Seen"] == pytest.approx(percent_rounded_down(expected["coverage"], 3) / 100)
         if item["budget"]["slo"] == float(slo):
             assert row["Budget left"] == pytest.approx(item["budget"]["left_s"], abs=1e-3)
             assert row["Budget left, share"] == pytest.approx(item["budget"]["left"], abs=1e-6)
     # b was down in eleven passes, until the next one: 660 s of a budget of 864 s or 8640 s.
-    assert found["b"]["Down"] == pytest.approx(660, abs=2)
-    assert found["b"]["Budget left"] == pytest.approx((100 - float(slo)) * 864 - 660, abs=2)
+    assert by_service["b"]["Down"] == pytest.approx(660, abs=2)
+    assert by_service["b"]["Budget left"] == pytest.approx((100 - float(slo)) * 864 - 660, abs=2)
 
 
 @pytest.mark.integration
@@ -603,7 +607,7 @@ def test_objective(past: Looks) -> None:
     def objective(since: datetime, slo: str) -> dict[str, str]:
         """Return the word for the objective, by service."""
         choice = Choice(since, now, ["a", "b", "no'body"], slo)
-        table = shown(past.database.url, "Availability and error budget", choice)
+        table = panel_rows(past.database.url, "Availability and error budget", choice)
         return {row["Service"]: row["Objective"] for row in table}
 
     after_hole = begun + timedelta(seconds=HOLE.stop + 120)
@@ -628,15 +632,15 @@ def test_report(past: Looks, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["report", "--since", "50m", "-o", str(past.folder / "page.html")]) == 0
     (report,) = reports
     choice = Choice(report.begun, report.ended, ["a", "b", "c"])
-    table = shown(past.database.url, "Availability and error budget", choice)
-    found = {row["Service"]: row for row in table}
-    assert set(found) == {item.service for item in report.services} == set("abc")
+    table = panel_rows(past.database.url, "Availability and error budget", choice)
+    by_service = {row["Service"]: row for row in table}
+    assert set(by_service) == {item.service for item in report.services} == set("abc")
     for item in report.services:
-        row, seconds = found[item.service], item.total.seconds
+        row, seconds = by_service[item.service], item.total.seconds
         assert row["Availability"] == pytest.approx(percent_rounded_down(item.total.value, 3) / 100)
         for column, state in (("Down", "down"), ("Degraded", "degraded"), ("Unseen", UNSEEN)):
             assert row[column] == pytest.approx(seconds[state], abs=1e-5)
-    assert found["b"]["Unseen"] > 900
+    assert by_service["b"]["Unseen"] > 900
 
 
 @pytest.mark.integration
@@ -646,7 +650,7 @@ def test_history(past: Looks, read: Callable[..., Row]) -> None:
     since, until = (datetime.fromisoformat(document[key]) for key in ("from", "to"))
     choice = Choice(since, until, ["a", "b", "c"])
     by_service: dict[str, list[tuple[datetime, str]]] = {}
-    for row in shown(past.database.url, "States", choice):
+    for row in panel_rows(past.database.url, "States", choice):
         by_service.setdefault(row["service"], []).append((row["time"], row["state"]))
     for entry in document["services"]:
         expected = [
@@ -663,10 +667,10 @@ def test_future(past: Looks) -> None:
     """The states after now are unseen. The table does not count the time after now."""
     now = datetime.now(UTC)
     later = Choice(now - timedelta(minutes=10), now + timedelta(hours=1), ["a"])
-    *_, last = shown(past.database.url, "States", later)
+    *_, last = panel_rows(past.database.url, "States", later)
     assert last["state"] == UNSEEN
     assert last["time"] >= now
-    (row,) = shown(past.database.url, "Availability and error budget", later)
+    (row,) = panel_rows(past.database.url, "Availability and error budget", later)
     assert (row["Unseen"], row["Seen"]) == (0.0, 1.0)
 
 
@@ -677,18 +681,18 @@ def test_services(past: Looks, read: Callable[..., Row]) -> None:
     def compare_services() -> set[str]:
         """Compare the services, and return their states."""
         document = read("status")
-        found = {
+        by_service = {
             row["Service"]: row
-            for row in shown(past.database.url, "Services now", choice_of(document))
+            for row in panel_rows(past.database.url, "Services now", choice_of(document))
         }
         for item in document["services"]:
-            row = found.pop(item["service"])
+            row = by_service.pop(item["service"])
             assert row["State"] == item["state"]
             assert row["Latency"] == item["latency_ms"]
             assert row["Checked"] == datetime.fromisoformat(item["checked_at"])
             if not item["stale"]:
                 assert (row["Reason"] or "") == item["reason"]
-        assert found == {}
+        assert by_service == {}
         return {item["state"] for item in document["services"]}
 
     assert compare_services() == {"healthy", "degraded"}
@@ -707,9 +711,9 @@ def test_blind(past: Looks, read: Callable[..., Row]) -> None:
     document = read("status")
     assert {item["state"] for item in document["services"]} == {"stale"}
     choice = choice_of(document)
-    services = shown(past.database.url, "Services now", choice)
+    services = panel_rows(past.database.url, "Services now", choice)
     assert [row["State"] for row in services] == ["stale"] * 3
-    passes = shown(past.database.url, "Passes", choice)
+    passes = panel_rows(past.database.url, "Passes", choice)
     (health,) = [row for row in passes if row["Pass"] == "health"]
     assert (health["State"], health["Blind"]) == ("blind", 1)
     assert health["Suspects"] == document["passes"][0]["blind_because"]
@@ -722,27 +726,27 @@ def test_passes(past: Looks, read: Callable[..., Row]) -> None:
     past.database.move_samples("time - interval '1 day'", "tags ->> 'pass' = 'metrics'")
     document = read("status", "--since", "2h")
     choice = choice_of(document)
-    found = {row["Pass"]: row for row in shown(past.database.url, "Passes", choice)}
-    assert set(found) == {"health", "metrics", "rollup"}
+    by_pass = {row["Pass"]: row for row in panel_rows(past.database.url, "Passes", choice)}
+    assert set(by_pass) == {"health", "metrics", "rollup"}
     for item in document["passes"]:
-        row = found[item["pass"]]
+        row = by_pass[item["pass"]]
         assert row["Last recorded"] == datetime.fromisoformat(item["last_success"])
         assert row["Period"] == item["period_s"]
         assert row["State"] == ("overdue" if item["stale"] else "on time")
         assert row["Age"] == pytest.approx(item["age_s"], abs=1e-3)
-    assert [found[name]["State"] for name in sorted(found)] == [
+    assert [by_pass[name]["State"] for name in sorted(by_pass)] == [
         "on time",
         "overdue",
         "never recorded",
     ]
-    recorded = past.database.rows(
+    totals = past.database.rows(
         "SELECT count(*) AS number, max(value) AS longest FROM system_metrics"
         " WHERE metric_name = 'pass_duration_ms' AND time >= %s AND tags ->> 'pass' = 'health'",
         choice.since,
     )[0]
-    assert found["health"]["Recorded"] == recorded["number"] > 40
-    assert found["health"]["Longest"] == recorded["longest"]
-    assert (found["metrics"]["Recorded"], found["metrics"]["Longest"]) == (0, None)
+    assert by_pass["health"]["Recorded"] == totals["number"] > 40
+    assert by_pass["health"]["Longest"] == totals["longest"]
+    assert (by_pass["metrics"]["Recorded"], by_pass["metrics"]["Longest"]) == (0, None)
 
 
 @pytest.mark.integration
@@ -762,7 +766,7 @@ def test_shards(look: Looks, read: Callable[..., Row]) -> None:
         FROM system_metrics WHERE service = 'ops_worker'"""
     )
     document = read("status", "--since", "2h")
-    passes = shown(look.database.url, "Passes", choice_of(document))
+    passes = panel_rows(look.database.url, "Passes", choice_of(document))
     states = {row["Shard"]: row["State"] for row in passes if row["Pass"] == "health"}
     assert states == {"0/3": "on time", "1/3": "overdue", "2/3": "never recorded"}
 
@@ -779,8 +783,8 @@ TIMES = {
 }
 
 
-def aged(database: Database, minutes: float = 1) -> None:
-    """Move all records so many minutes into the past."""
+def move_back(database: Database, minutes: float = 1) -> None:
+    """Move all records this number of minutes into the past."""
     age = f"interval '{60 * minutes} s'"
     for table, columns in TIMES.items():
         changes = ", ".join(f"{column} = {column} - {age}" for column in columns)
@@ -788,7 +792,7 @@ def aged(database: Database, minutes: float = 1) -> None:
     database.move_samples(f"time - {age}", "true")
 
 
-def lately(*services: str) -> Choice:
+def last_hour(*services: str) -> Choice:
     """Return a choice with the last hour."""
     now = datetime.now(UTC)
     return Choice(now - timedelta(hours=1), now, services)
@@ -798,21 +802,21 @@ def lately(*services: str) -> Choice:
 def pair(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database
 ) -> tuple[Installation, Installation]:
-    """The default installation with the services a and b, and installation b with x and y."""
+    """Return the default installation with services a and b, and installation b with x and y."""
     database.create_ledger()
-    default, named = (
+    default, other = (
         Installation(monkeypatch, tmp_path, database, name, services, DOUBT_PASSES="2")
         for name, services in ((DEFAULT, "ab"), ("b", "xy"))
     )
     assert main(["init-db"]) == 0
-    return default, named
+    return default, other
 
 
 def pass_states(database: Database) -> dict[tuple[str, str], str]:
     """Return the states of the health and metrics passes, by installation and pass."""
     return {
         (row["Installation"], row["Pass"]): row["State"]
-        for row in shown(database.url, "Passes", lately())
+        for row in panel_rows(database.url, "Passes", last_hour())
         if row["Pass"] != "rollup"
     }
 
@@ -830,7 +834,7 @@ def check_passes(database: Database, installation: Installation, document: Row) 
     """Assert that the passes of an installation equal those of its `status`."""
     rows = {
         row["Pass"]: row
-        for row in shown(database.url, "Passes", lately())
+        for row in panel_rows(database.url, "Passes", last_hour())
         if row["Installation"] == installation.name
     }
     assert {item["pass"] for item in document["passes"]} == {"health", "metrics"}
@@ -847,21 +851,21 @@ def test_installation_alone(
     """The panels show a named installation, also if the default one never ran."""
     _, named = pair
     for _ in range(6):
-        aged(database)
+        move_back(database)
         named.both()
     named.select()
     document = read("status", "--since", "1h")
     choice = choice_of(document)._replace(services=["x", "y"])
-    table = shown(database.url, "Availability and error budget", choice)
+    table = panel_rows(database.url, "Availability and error budget", choice)
     rows = {row["Service"]: row for row in table}
     assert set(rows) == {item["service"] for item in document["services"]} == set("xy")
     for item in document["services"]:
         row, expected = rows[item["service"]], item["availability"]
         assert row["Availability"] == expected["value"] == 1.0
         assert row["Seen"] == pytest.approx(percent_rounded_down(expected["coverage"], 3) / 100)
-    states = shown(database.url, "States", choice)
+    states = panel_rows(database.url, "States", choice)
     assert [row["state"] for row in states if row["service"] == "x"] == [UNSEEN, "healthy"]
-    passes = shown(database.url, "Passes", choice)
+    passes = panel_rows(database.url, "Passes", choice)
     assert {(row["Installation"], row["Pass"], row["State"]) for row in passes} == {
         ("b", "health", "on time"),
         ("b", "metrics", "on time"),
@@ -881,12 +885,12 @@ def test_installation_stopped(
     """A stopped installation is overdue, and the other one is on time."""
     running, silent = pair if stopped == "b" else reversed(pair)
     for _ in range(2):
-        aged(database)
+        move_back(database)
         running.both()
         silent.both()
     assert set(pass_states(database).values()) == {"on time"}
     for _ in range(SILENCE_MIN):
-        aged(database)
+        move_back(database)
         running.both()
     words = ("on time", "overdue") if stopped == "b" else ("overdue", "on time")
     expected = states_of_both(*words)
@@ -894,12 +898,12 @@ def test_installation_stopped(
     for installation in pair:
         installation.select()
         check_passes(database, installation, read("status"))
-    recorded = {
+    counts = {
         row["Installation"]: row["Recorded"]
-        for row in shown(database.url, "Passes", lately())
+        for row in panel_rows(database.url, "Passes", last_hour())
         if row["Pass"] == "health"
     }
-    assert recorded == {running.name: SILENCE_MIN + 2, silent.name: 2}
+    assert counts == {running.name: SILENCE_MIN + 2, silent.name: 2}
 
     # The ledger still has the installation when its samples are not among the newest ones.
     tag = "coalesce(tags ->> 'installation', 'ops-worker')"
@@ -919,7 +923,7 @@ def test_all_installations_stopped(
     """If all installations stop, all are overdue, even after 30 days."""
     for installation in pair:
         installation.both()
-    aged(database, 60 * 24 * 30)
+    move_back(database, 60 * 24 * 30)
     assert pass_states(database) == states_of_both("overdue", "overdue")
 
 
@@ -932,14 +936,14 @@ def test_charts_of_installations(
     for installation in pair:
         installation.both()
     for _ in range(SILENCE_MIN):
-        aged(database)
+        move_back(database)
         default.both()
     named.both()
     names = {"health", "metrics", "b health", "b metrics"}
-    durations = shown(database.url, "Duration of passes, longest", lately())
+    durations = panel_rows(database.url, "Duration of passes, longest", last_hour())
     assert {row["metric"] for row in durations} == names
     longest = dict.fromkeys(names, 0.0)
-    for row in shown(database.url, "Time between passes, longest", lately()):
+    for row in panel_rows(database.url, "Time between passes, longest", last_hour()):
         longest[row["metric"]] = max(longest[row["metric"]], row["value"])
     silence_s = 60 * SILENCE_MIN
     assert min(longest["b health"], longest["b metrics"]) >= silence_s
@@ -957,13 +961,13 @@ def test_blind_installation(
     """Only the services of the blind installation are stale, and only its pass is blind."""
     for installation in pair:
         installation.both()
-    aged(database, 0.5)
+    move_back(database, 0.5)
     for installation in pair:
         if installation.name == blind:
             installation("timeout")
         else:
             installation.both()
-    table = shown(database.url, "Services now", lately(*"abxy"))
+    table = panel_rows(database.url, "Services now", last_hour(*"abxy"))
     states = {row["Service"]: row["State"] for row in table}
     stale, healthy = ("ab", "xy") if blind == DEFAULT else ("xy", "ab")
     assert states == dict.fromkeys(stale, "stale") | dict.fromkeys(healthy, "healthy")
@@ -993,17 +997,17 @@ def test_alerts(past: Looks, read: Callable[..., Row]) -> None:
         " VALUES ('shop', 's', 'd', 'X', 'system-health:fake', 'of a tenant')"
     )
     document = read("status")
-    found = shown(past.database.url, "Open alerts", choice_of(document))
-    told = [
+    alert_rows = panel_rows(past.database.url, "Open alerts", choice_of(document))
+    expected = [
         (item["id"], item["service"], item["status"], item["summary"], item["acknowledged_by"])
         for item in document["alerts"]
     ]
     keys = ("Number", "Service", "Status", "Summary", "Acknowledged by")
-    assert [tuple(row[key] for key in keys) for row in found] == told
-    assert [row["Opened"] for row in found] == [
+    assert [tuple(row[key] for key in keys) for row in alert_rows] == expected
+    assert [row["Opened"] for row in alert_rows] == [
         datetime.fromisoformat(item["created_at"]) for item in document["alerts"]
     ]
-    assert ("c", "ACKNOWLEDGED", "kim") in {(item[1], item[2], item[4]) for item in told}
+    assert ("c", "ACKNOWLEDGED", "kim") in {(item[1], item[2], item[4]) for item in expected}
 
 
 def grants() -> list[str]:
@@ -1015,7 +1019,7 @@ def grants() -> list[str]:
 
 @pytest.fixture
 def reader(past: Looks) -> Iterator[str]:
-    """The URL of the read-only role of the page, without its policy."""
+    """Yield the URL of the read-only role of the page, without its policy."""
     database = past.database
     database.rows("DROP ROLE IF EXISTS ops_grafana")
     *before, policy = grants()
@@ -1030,15 +1034,15 @@ def reader(past: Looks) -> Iterator[str]:
 
 @pytest.mark.integration
 def test_row_level_security(past: Looks, reader: str) -> None:
-    """If row level security hides the alerts, the panel says so. The policy shows them."""
+    """If row level security hides the alerts, the panel has a row for it. The policy shows them."""
     choice = Choice(datetime.now(UTC) - timedelta(hours=2), datetime.now(UTC), ["a", "b", "c"])
-    (hidden,) = shown(reader, "Open alerts", choice)
+    (hidden,) = panel_rows(reader, "Open alerts", choice)
     assert hidden["Status"] == "unknown"
     assert "row level security" in hidden["Summary"]
     past.database.rows(grants()[-1])
-    assert [row["Service"] for row in shown(reader, "Open alerts", choice)] == ["c"]
+    assert [row["Service"] for row in panel_rows(reader, "Open alerts", choice)] == ["c"]
     past.database.rows("DELETE FROM fleet_alert")
-    assert shown(reader, "Open alerts", choice) == []
+    assert panel_rows(reader, "Open alerts", choice) == []
 
 
 @pytest.mark.integration
@@ -1048,8 +1052,8 @@ def test_grants(past: Looks, reader: str) -> None:
     now = datetime.now(UTC)
     choice = Choice(now - timedelta(hours=2), now, ["a", "b", "c"], figures=["healthy"])
     for title in PANELS:
-        assert [set(row) for row in shown(reader, title, choice)] == [
-            set(row) for row in shown(past.database.url, title, choice)
+        assert [set(row) for row in panel_rows(reader, title, choice)] == [
+            set(row) for row in panel_rows(past.database.url, title, choice)
         ]
     with reading(reader) as connection:
         for variable in DOCUMENT["templating"]["list"]:
@@ -1076,7 +1080,7 @@ def buckets(
         second = sample["time"].timestamp() // interval_s * interval_s
         key = (datetime.fromtimestamp(second, UTC), sample["name"])
         values.setdefault(key, []).append(sample["value"])
-    return {key: value(found) for key, found in values.items()}
+    return {key: value(numbers) for key, numbers in values.items()}
 
 
 def mean(values: list[float]) -> float:
@@ -1120,10 +1124,10 @@ def test_charts(
         choice.since,
         choice.until,
     )
-    found = shown(database.url, title, choice)
-    assert [row["time"] for row in found] == sorted(row["time"] for row in found)
+    chart = panel_rows(database.url, title, choice)
+    assert [row["time"] for row in chart] == sorted(row["time"] for row in chart)
     points = {
-        (row["time"], row["metric"]): row["value"] for row in found if row["value"] is not None
+        (row["time"], row["metric"]): row["value"] for row in chart if row["value"] is not None
     }
     assert points == pytest.approx(buckets(samples, interval_s, value))
     width = timedelta(seconds=interval_s)
@@ -1138,7 +1142,7 @@ def test_charts(
         }
         # No pass ran from 77 to 62 minutes ago.
         assert max(step for _, step in steps) >= timedelta(minutes=14)
-    assert {(row["time"], row["metric"]) for row in found if row["value"] is None} == ends
+    assert {(row["time"], row["metric"]) for row in chart if row["value"] is None} == ends
 
 
 @pytest.mark.integration
@@ -1156,13 +1160,13 @@ def test_long_charts(database: Database, monkeypatch: pytest.MonkeyPatch) -> Non
     since = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=70)
     choice = Choice(since, now, interval_s=3600.0)
     title = "Latency of services, highest"
-    from_samples = shown(database.url, title, choice)
+    from_samples = panel_rows(database.url, title, choice)
     assert len(from_samples) == 71
     assert main(["rollup"]) == 0
-    assert shown(database.url, title, choice) == from_samples
+    assert panel_rows(database.url, title, choice) == from_samples
     # The points are the same after the samples are deleted: they come from the hours.
     database.rows("DELETE FROM system_metrics WHERE time < now() - interval '3 hours'")
-    assert shown(database.url, title, choice) == from_samples
+    assert panel_rows(database.url, title, choice) == from_samples
 
 
 @pytest.mark.integration
@@ -1175,8 +1179,8 @@ def test_intervals(database: Database) -> None:
         " '1 minute') AS at WHERE at NOT BETWEEN '2026-03-01 00:10Z' AND '2026-03-01 00:14Z'"
     )
     choice = Choice(BEGUN, BEGUN + timedelta(minutes=30))
-    found = shown(database.url, "Time between passes, longest", choice)
-    values = {(row["time"] - BEGUN).total_seconds() / 60: row["value"] for row in found}
+    chart = panel_rows(database.url, "Time between passes, longest", choice)
+    values = {(row["time"] - BEGUN).total_seconds() / 60: row["value"] for row in chart}
     assert values.pop(14.0) == 300.0
     assert set(values.values()) == {60.0}
     assert sorted(values) == [*range(1, 10), *range(15, 30)]

@@ -24,12 +24,12 @@ EXIT_CODES = {
 
 def test_exit_codes() -> None:
     """Every class of error has its documented exit code."""
-    found = {
+    exit_codes = {
         name: kind.exit_code
         for name, kind in vars(errors).items()
         if isinstance(kind, type) and issubclass(kind, errors.OpsWorkerError)
     }
-    assert found == EXIT_CODES
+    assert exit_codes == EXIT_CODES
 
 
 def test_codes_without_error() -> None:

@@ -42,15 +42,15 @@ def versions(name: str, python: str) -> dict[str, str]:
         "python_version": python,
         "sys_platform": "linux",
     }
-    found = {}
+    pins = {}
     for text in locked(name):
         requirement = Requirement(text)
         if requirement.marker is None or requirement.marker.evaluate(environment):
             (pin,) = requirement.specifier
             assert pin.operator == "=="
-            assert requirement.name not in found, f"two versions of {requirement.name}"
-            found[requirement.name] = pin.version
-    return found
+            assert requirement.name not in pins, f"two versions of {requirement.name}"
+            pins[requirement.name] = pin.version
+    return pins
 
 
 def test_extras() -> None:
@@ -74,10 +74,10 @@ def test_versions(name: str, python: str) -> None:
 @pytest.mark.parametrize("python", PYTHONS)
 def test_one_version_for_all(python: str) -> None:
     """A package of several extras has one version, so that any extras can be combined."""
-    together: dict[str, str] = {}
+    locked_versions: dict[str, str] = {}
     for name in DECLARED:
         for package, version in versions(name, python).items():
-            assert together.setdefault(package, version) == version, package
+            assert locked_versions.setdefault(package, version) == version, package
 
 
 @pytest.mark.parametrize("name", DECLARED)
@@ -100,10 +100,10 @@ def test_image_is_built_from_the_lock_files() -> None:
     assert script.count("pip install") == 1
     copied = re.findall(r"^COPY (\S+) \1$", DOCKERFILE, re.MULTILINE)
     assert copied == [".requirements", "ops_worker"]
-    sent = re.findall(
+    context_files = re.findall(
         r"^!(.+)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), re.MULTILINE
     )
-    assert sent == copied
+    assert context_files == copied
 
 
 def test_python_of_the_image_is_tested() -> None:

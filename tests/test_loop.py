@@ -124,7 +124,7 @@ class Simulation:
 
 @pytest.fixture
 def simulation() -> Iterator[Simulation]:
-    """A process with its own time. Threads that still wait end with the test."""
+    """Yield a process with its own time. Threads that still wait end with the test."""
     simulation = Simulation()
     with simulation.time:
         yield simulation
@@ -137,7 +137,7 @@ def context(time: VirtualTime, backlog: Backlog | None = None) -> Context:
 
 
 def every(seconds: float, count: int, start: float = FIRST_SLOT) -> list[float]:
-    """Return ``count`` moments with the same distance."""
+    """Return ``count`` times at equal distances."""
     return [start + seconds * number for number in range(count)]
 
 
@@ -156,7 +156,7 @@ def fail(error: Exception) -> Callable[[Context], Outcome]:
 
 
 class TestCadence:
-    """When a tick begins, and which slots are skipped."""
+    """The begin of each tick, and the skipped slots."""
 
     def test_on_time(self, simulation: Simulation) -> None:
         """The first tick begins at once, the others at every second of the wall clock."""
@@ -368,11 +368,11 @@ class TestTick:
 )
 def test_worst_code(simulation: Simulation, codes: list[int], worst: int) -> None:
     """The exit code is that of the worst pass. An unhealthy service is better than a failure."""
-    rest = iter(codes)
+    remaining = iter(codes)
     seconds = len(codes) - 1
-    loop = simulation.loop(seconds=seconds, report=lambda _: next(rest))
+    loop = simulation.loop(seconds=seconds, report=lambda _: next(remaining))
     assert simulation.run(loop) == loop.exit_code == worst
-    assert [*rest] == []
+    assert [*remaining] == []
 
 
 class TestProcess:
@@ -502,7 +502,7 @@ class TestSignals:
     def test_before_the_end(
         self, simulation: Simulation, signal_s: float, pass_code: int, code: int
     ) -> None:
-        """A signal before the end of ``--for`` is a failure, so that a Job runs the rest again.
+        """A signal before the end of ``--for`` is a failure, so that the Job is run again.
 
         The last tick begins after 8.875 s and takes 1 s. A signal during it changes nothing.
         """

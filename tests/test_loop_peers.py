@@ -1,6 +1,6 @@
 """Tests of loops that watch each other during an outage of the database, in virtual time.
 
-Here the database is a list of rows. The rule, the backlog and the loops are those of the worker.
+The database is a list of rows. The rule, the backlog and the loops are those of the worker.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class Passes:
         self.backlog = Backlog(10_000, MEBIBYTE)
 
     def run(self, fast_s: float, slow_s: float, seconds: float) -> None:
-        """Run both loops for so many seconds."""
-        made = [
+        """Run both loops for this number of seconds."""
+        running = [
             self._loop("metrics", fast_s, self._buffering(fast_s), seconds),
             self._loop("health", slow_s, self._plain(slow_s), seconds),
         ]
         loops.run(
-            made,
+            running,
             threading.Event(),
             grace_s=5.0,
             close=lambda _: None,

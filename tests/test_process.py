@@ -235,21 +235,21 @@ class TestTerminationMessage:
         """If the file cannot be written, a warning has the path and the reason."""
         process.write_termination_message(path, "line")
         (record,) = caplog.records
-        said = vars(record)
-        assert (record.levelname, said["action"]) == ("WARNING", "no termination message")
-        assert said["path"] == path
-        assert said["error"]
+        fields = vars(record)
+        assert (record.levelname, fields["action"]) == ("WARNING", "no termination message")
+        assert fields["path"] == path
+        assert fields["error"]
 
 
 class Stream:
     """A stream that records its reconfiguration."""
 
     def __init__(self) -> None:
-        self.named: dict[str, Any] = {}
+        self.options: dict[str, Any] = {}
 
-    def reconfigure(self, **named: Any) -> None:
+    def reconfigure(self, **options: Any) -> None:
         """Keep the arguments."""
-        self.named = named
+        self.options = options
 
 
 class TestEntry:
@@ -261,7 +261,7 @@ class TestEntry:
         monkeypatch.setattr(sys, "stdout", out)
         monkeypatch.setattr(sys, "stderr", None)
         entry._repair_streams()
-        assert out.named == {"errors": "replace"}
+        assert out.options == {"errors": "replace"}
         discarded: Any = sys.stderr
         assert discarded.write("text") == 4
         discarded.close()
@@ -271,8 +271,8 @@ class TestEntry:
         steps: list[object] = []
 
         def step(name: str, value: int | None = None) -> Callable[..., int | None]:
-            def take(*arguments: object, **named: object) -> int | None:
-                steps.append((name, *arguments, named) if named else (name, *arguments))
+            def take(*arguments: object, **options: object) -> int | None:
+                steps.append((name, *arguments, options) if options else (name, *arguments))
                 return value
 
             return take
@@ -293,7 +293,7 @@ class TestEntry:
 
     def test_module(self) -> None:
         """The package runs as a module."""
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-m", "ops_worker", "--version"],
             cwd=ROOT,
             capture_output=True,
@@ -301,8 +301,8 @@ class TestEntry:
             timeout=60,
             check=False,
         )
-        assert done.returncode == 0
-        assert done.stdout.startswith("ops-worker ")
+        assert result.returncode == 0
+        assert result.stdout.startswith("ops-worker ")
 
 
 def test_awaits_in_a_thread() -> None:

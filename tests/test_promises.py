@@ -1,4 +1,4 @@
-"""The repository's promises: what its documents say is what the program does."""
+"""The documents of the repository agree with the program."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ OPERATIONS = PAGES["docs/operations.md"]
 FENCED = r"^ *```.*?^ *```$"
 """A block of code, which may be inside a list."""
 COPY, EXAMPLE = "k8s/overlays/mine", "k8s/examples/overlay"
-"""The overlay that a reader makes, and the folder that the reader copies."""
+"""The reader's own overlay, and the folder of which it is a copy."""
 
 
 class Block(NamedTuple):
@@ -69,9 +69,10 @@ def blocks(language: str, but: str = "") -> list[Any]:
 
     Blocks of the page ``but`` are left out.
     """
-    found = [block for block in BLOCKS if block.language == language and block.page != but]
     return [
-        pytest.param(one.text, id=f"{one.page}: {one.text[:30].splitlines()[0]}") for one in found
+        pytest.param(block.text, id=f"{block.page}: {block.text[:30].splitlines()[0]}")
+        for block in BLOCKS
+        if block.language == language and block.page != but
     ]
 
 
@@ -79,18 +80,18 @@ def blocks(language: str, but: str = "") -> list[Any]:
 def test_variables_are_the_settings() -> None:
     """--help lists the variables that the settings read, with the same defaults."""
     listed = [name for variable in variables() for name in variable.names]
-    read = [name.upper() for name in settings.Settings.model_fields]
-    read += [name for _, names, _ in builtin_urls() for name in names]
-    assert sorted(read) == sorted(listed)
+    field_names = [name.upper() for name in settings.Settings.model_fields]
+    field_names += [name for _, names, _ in builtin_urls() for name in names]
+    assert sorted(field_names) == sorted(listed)
     os.environ["PG_PASS"] = "x"
     for variable in variables():
         if variable.default:
             os.environ[variable.names[0]] = variable.default
-    told = settings.load()
+    loaded = settings.load()
     for variable in variables():
         os.environ.pop(variable.names[0], None)
     os.environ["PG_PASS"] = "x"
-    assert told == settings.load()
+    assert loaded == settings.load()
     del os.environ["PG_PASS"]
 
 
@@ -98,15 +99,15 @@ def test_variables_are_the_settings() -> None:
 def test_env_example() -> None:
     """.env.example lists every variable with its meaning, commented out.
 
-    The value is the default; where there is none, it is a placeholder.
+    The value is the default, or a placeholder if there is no default.
     """
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
-    found = dict(re.findall(r"^#([A-Z_]+)=(.+)$", text, re.MULTILINE))
-    assert list(found) == [name for variable in variables() for name in variable.names]
+    values = dict(re.findall(r"^#([A-Z_]+)=(.+)$", text, re.MULTILINE))
+    assert list(values) == [name for variable in variables() for name in variable.names]
     prose = " ".join(line.removeprefix("# ") for line in text.splitlines())
     for variable in variables():
         assert variable.meaning in prose
-        assert all(found[name] == variable.default for name in variable.names if variable.default)
+        assert all(values[name] == variable.default for name in variable.names if variable.default)
     assert not re.search(r"^[A-Z]", text, re.MULTILINE), (
         "an example that is copied must not set anything"
     )
@@ -129,7 +130,9 @@ def test_settings_name_their_commands(name: str) -> None:
         return
     module = ROOT / "ops_worker" / "commands" / f"{command.module}.py"
     attributes = set(re.findall(r"\bsettings\.(\w+)", module.read_text(encoding="utf-8")))
-    read = {field for word in attributes for field in DERIVED_SETTINGS.get(word, (word,))}
+    fields = {
+        field for attribute in attributes for field in DERIVED_SETTINGS.get(attribute, (attribute,))
+    }
     # The two modules of the passes are shared by commands that do not read all of these.
     shared = {
         "kubernetes_events",
@@ -141,7 +144,7 @@ def test_settings_name_their_commands(name: str) -> None:
     unlisted = [
         variable.names[0]
         for variable in variables()
-        if variable.names[0].lower() in read - shared
+        if variable.names[0].lower() in fields - shared
         if variable.commands
         if name not in variable.commands
     ]
@@ -158,7 +161,7 @@ def test_tables_are_up_to_date(name: str) -> None:
 
 @pytest.mark.unit
 def test_readme_is_short() -> None:
-    """README.md is read in one sitting, and names every page."""
+    """README.md has at most 150 lines, and names every page."""
     assert len(README.splitlines()) <= 150
     linked = {link for link, _ in links(README)}
     decisions = {link for link, _ in links(PAGES["docs/decisions/README.md"])}
@@ -180,8 +183,8 @@ def test_links_resolve(page: str) -> None:
 def links(text: str) -> list[tuple[str, str]]:
     """Return the path and the anchor of each relative link and picture."""
     prose = re.sub(FENCED, "", text, flags=re.DOTALL | re.MULTILINE)
-    found = re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"", prose)
-    targets = [markdown or html for markdown, html in found]
+    matches = re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"", prose)
+    targets = [markdown or html for markdown, html in matches]
     return [target.partition("#")[::2] for target in targets if "://" not in target]
 
 
@@ -195,7 +198,7 @@ def anchors(text: str) -> set[str]:
 @pytest.mark.unit
 @pytest.mark.parametrize("page", PAGES)
 def test_named_files_exist(page: str) -> None:
-    """Every file and folder of the repository that a page names is there."""
+    """Every file and folder of the repository that a page names exists."""
     text = PAGES[page].replace(COPY, EXAMPLE)
     names = re.findall(r"`((?:ops_worker|k8s|tests|docs)/[\w./-]*)`", text)
     missing = [name for name in names if not (ROOT / name).exists()]
@@ -204,24 +207,24 @@ def test_named_files_exist(page: str) -> None:
 
 @pytest.mark.unit
 def test_code_names_pages() -> None:
-    """Where code or a manifest names a page, the page is there, and so is the heading in quotes."""
-    ours = [path for folder in ("ops_worker", "k8s") for path in (ROOT / folder).rglob("*.*")]
-    named = 0
-    for path in [*ours, ROOT / "pyproject.toml", ROOT / ".env.example", ROOT / "Makefile"]:
+    """If code or a manifest names a page, the page and the heading in quotes exist."""
+    sources = [path for folder in ("ops_worker", "k8s") for path in (ROOT / folder).rglob("*.*")]
+    count = 0
+    for path in [*sources, ROOT / "pyproject.toml", ROOT / ".env.example", ROOT / "Makefile"]:
         if path.suffix not in {".py", ".toml", ".yaml", ".sql", ".example", ""}:
             continue
         text = path.read_text(encoding="utf-8")
         for page, heading in re.findall(r"(?<![\w/])(docs/[\w/-]+\.md)(?:, \"([^\"]+)\")?", text):
-            named += 1
+            count += 1
             assert page in PAGES, f"{path}: {page}"
             assert not heading or f"# {heading}\n" in PAGES[page], f"{path}: {heading}"
         assert not re.search(r'README, ["\w]', text), f"{path}: names a section of README.md"
-    assert named > 5
+    assert count > 5
 
 
 @pytest.mark.unit
 def test_glossary_names_code() -> None:
-    """Every path in the glossary's column "code" is there, and every term has one row only."""
+    """Every path in the glossary's column "code" exists, and every term has only one row."""
     lines = PAGES["docs/glossary.md"].splitlines()
     rows = [line.split(" | ") for line in lines if line.startswith("| ")]
     rows = [row for row in rows if len(row) == 6 and row[0] != "| term"]
@@ -237,14 +240,14 @@ def exists(name: str) -> bool:
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         try:
-            thing: Any = importlib.import_module(".".join(parts[:length]))
+            value: Any = importlib.import_module(".".join(parts[:length]))
         except ModuleNotFoundError:
             continue
         for part in parts[length:]:
-            known = getattr(thing, "model_fields", {})
-            if part not in known and not hasattr(thing, part):
+            known = getattr(value, "model_fields", {})
+            if part not in known and not hasattr(value, part):
                 return False
-            thing = getattr(thing, part, None)
+            value = getattr(value, part, None)
         return True
     return False
 
@@ -272,7 +275,7 @@ def test_alerts_are_documented() -> None:
 
 @pytest.mark.unit
 def test_changelog_and_version() -> None:
-    """There is one version number, and a changelog with a place for what comes next."""
+    """There is one version number, and the changelog has a section for the next release."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert "version" in project["dynamic"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
@@ -304,8 +307,8 @@ def shown_commands(page: str) -> list[str]:
     lines += re.findall(r"`([^`\n]+)`", prose)
     parts = [part for line in lines for part in re.split(r"\|\|?|&&|;", line.partition(" #")[0])]
     commands = [re.sub(r"^(\$ |[A-Z_]+=\S+ )", "", part.strip()) for part in parts]
-    ours = [command for command in commands if re.match(r"ops-worker [a-z-]", command)]
-    return [command for command in ours if "COMMAND" not in command]
+    worker_commands = [command for command in commands if re.match(r"ops-worker [a-z-]", command)]
+    return [command for command in worker_commands if "COMMAND" not in command]
 
 
 @pytest.mark.unit
@@ -327,7 +330,7 @@ def test_kubectl_commands(page: str) -> None:
 @pytest.mark.acceptance
 @pytest.mark.parametrize("statements", blocks("sql", but="docs/dashboard.md"))
 def test_sql_runs(worker: Worker, database: Database, statements: str) -> None:
-    """The SQL of the pages runs on a database that the worker has used, and drops what it says.
+    """The SQL of the pages runs on a database that the worker has used, and removes its objects.
 
     tests/test_dashboard.py runs the SQL of docs/dashboard.md.
     """
@@ -355,7 +358,7 @@ def test_toml_is_a_catalogue(text: str, tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.acceptance
 @pytest.mark.parametrize("block", blocks("sh"))
 def test_commands_run(worker: Worker, block: str) -> None:
-    """Every command in a block of shell commands runs as it stands.
+    """Every command in a block of shell commands runs.
 
     Its URLs are those of the test's database and services. `make` only prints its commands, pytest
     only collects the tests of one folder, and nothing is installed.
@@ -385,7 +388,7 @@ def test_commands_run(worker: Worker, block: str) -> None:
     } | {"PYTHONPATH": str(ROOT)}
     if "export" not in block:
         env |= {"DATABASE_URL": worker.env.get("DATABASE_URL", "")}
-    done = subprocess.run(
+    result = subprocess.run(
         ["bash", "-c", script],
         cwd=worker.folder,
         env=env,
@@ -393,7 +396,7 @@ def test_commands_run(worker: Worker, block: str) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.acceptance  # not with the oldest dependencies, which are smaller
@@ -403,61 +406,61 @@ def test_commands_run(worker: Worker, block: str) -> None:
 def test_installation_is_as_large_as_it_says(target: str, extras: str) -> None:
     """The installation and the README state the number of packages and their size.
 
-    Both numbers are right to within a sixth. Bytecode does not count: uv writes none.
+    Both numbers may differ by a sixth. Bytecode does not count, because uv writes none.
     """
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     recipe = re.search(rf"^\$\({target}\):.*\n(?:\t.*\n)+", makefile, re.MULTILINE)
     assert recipe is not None and f"--editable '.[{extras}]'" in recipe[0]
-    said = re.search(r"@echo .*about (\d+)\D+(\d+) MB", recipe[0])
-    assert said is not None
+    stated = re.search(r"@echo .*about (\d+)\D+(\d+) MB", recipe[0])
+    assert stated is not None
     assert re.search(
-        rf"{said[1]} packages\s\({said[2]} MB\)|{said[1]} packages, {said[2]} MB", README
+        rf"{stated[1]} packages\s\({stated[2]} MB\)|{stated[1]} packages, {stated[2]} MB", README
     )
     packages = installed(extras.split(","))
     size = sum(
         path.stat().st_size
-        for one in packages.values()
-        for file in one.files or ()
-        if file.suffix != ".pyc" and (path := Path(str(one.locate_file(file)))).is_file()
+        for package in packages.values()
+        for file in package.files or ()
+        if file.suffix != ".pyc" and (path := Path(str(package.locate_file(file)))).is_file()
     )
-    assert len(packages) == pytest.approx(int(said[1]), rel=1 / 6)
-    assert size / 1e6 == pytest.approx(int(said[2]), rel=1 / 6)
+    assert len(packages) == pytest.approx(int(stated[1]), rel=1 / 6)
+    assert size / 1e6 == pytest.approx(int(stated[2]), rel=1 / 6)
 
 
 def installed(extras: Sequence[str]) -> dict[str, Distribution]:
-    """Return the packages that an installation with these extras brings, by name.
+    """Return the packages of an installation with these extras, by name.
 
     This package itself is left out.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [
+    dependencies = [
         *project["dependencies"],
         *(line for extra in extras for line in project["optional-dependencies"][extra]),
     ]
-    todo = [(Requirement(line), "") for line in wanted]
-    found: dict[str, Distribution] = {}
-    done = set()
+    todo = [(Requirement(line), "") for line in dependencies]
+    packages: dict[str, Distribution] = {}
+    handled = set()
     while todo:
-        one, extra = todo.pop()
-        if (str(one), extra) in done or (
-            one.marker is not None and not one.marker.evaluate({"extra": extra})
+        requirement, extra = todo.pop()
+        if (str(requirement), extra) in handled or (
+            requirement.marker is not None and not requirement.marker.evaluate({"extra": extra})
         ):
             continue
-        done.add((str(one), extra))
-        if one.name == project["name"]:
+        handled.add((str(requirement), extra))
+        if requirement.name == project["name"]:
             todo += [
                 (Requirement(line), "")
-                for extra in one.extras
+                for extra in requirement.extras
                 for line in project["optional-dependencies"][extra]
             ]
             continue
-        package = found[canonicalize_name(one.name)] = distribution(one.name)
+        package = packages[canonicalize_name(requirement.name)] = distribution(requirement.name)
         todo += [
             (Requirement(line), extra)
             for line in package.requires or ()
-            for extra in one.extras or {""}
+            for extra in requirement.extras or {""}
         ]
-    return found
+    return packages
 
 
 MOMENTS = {
@@ -479,14 +482,14 @@ NOBODY = (
     "--inh-caps=+dac_read_search",
     "--ambient-caps=+dac_read_search",
 )
-"""Runs a program as a user other than root who may still read the Python in root's home."""
+"""Runs a program as a user other than root, who may still read the Python in root's home."""
 
 
 @pytest.fixture
 def temporary() -> Iterator[Path]:
-    """A temporary folder that everybody may reach and write to, as /tmp."""
-    with tempfile.TemporaryDirectory(prefix="ops-test-") as made:
-        folder = Path(made)
+    """Yield a temporary folder that everybody may write to, like /tmp."""
+    with tempfile.TemporaryDirectory(prefix="ops-test-") as path:
+        folder = Path(path)
         folder.chmod(0o755)
         for name in ("tmp", "cwd"):
             (folder / name).mkdir()
@@ -536,15 +539,15 @@ def test_demo(temporary: Path) -> None:
     ) as process:
         out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    first, _, shown = out.partition("\n")
+    first, _, output = out.partition("\n")
     assert first.startswith(
         "Not used by the demo, which has settings of its own: .env, PGOPTIONS, PG_PASS, "
         "SYSTEM_ALERT_ENABLED."
     )
     assert "hidden" not in out + err
-    assert "1 alert opened: dispatcher" in shown
-    assert "1 alert closed: dispatcher" in shown
-    listed = re.findall(r"^  (\w+) +(\w+) +\[(.*)\]$", shown, re.MULTILINE)
+    assert "1 alert opened: dispatcher" in output
+    assert "1 alert closed: dispatcher" in output
+    listed = re.findall(r"^  (\w+) +(\w+) +\[(.*)\]$", output, re.MULTILINE)
     down = {
         ("dispatcher", name) for name in ("alerts_processed", "routes_matched", "probe_latency_ms")
     }
@@ -553,14 +556,12 @@ def test_demo(temporary: Path) -> None:
         len(values.split(", ")) == (2 if (service, name) in down else 3)
         for service, name, values in listed
     )
-    assert re.search(r"^health +on time .* 15\nmetrics +on time .* 180$", shown, re.MULTILINE), (
-        "what the history has as missed, and no more"
+    assert re.search(r"^health +on time .* 15\nmetrics +on time .* 180$", output, re.MULTILINE), (
+        "only the passes that the history misses"
     )
-    page, _, status = shown.partition("report.html: written\n\n$ ops-worker status --since 2h\n")
-    assert (
-        re.search(r"^evaluator +rules_evaluated .*[▁▂▃▄▅▆▇█·]{24}$", status, re.MULTILINE)
-        and "$" not in status
-    )
+    page, _, status = output.partition("report.html: written\n\n$ ops-worker status --since 2h\n")
+    assert re.search(r"^evaluator +rules_evaluated .*[▁▂▃▄▅▆▇█·]{24}$", status, re.MULTILINE)
+    assert "$" not in status
     assert (temporary / "cwd" / "report.html").read_text(encoding="utf-8").count("<svg") >= 14, page
     assert sorted(path.name for path in (temporary / "cwd").iterdir()) == [".env", "report.html"]
     nothing_left(temporary)
@@ -582,11 +583,9 @@ def test_demo_on_another_database(temporary: Path, database: Database, stubs: St
     with demo(temporary) as process:
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert (
-        "health: 3 services, 3 healthy" in out
-        and "metrics: 3 services, 3 healthy" in out
-        and "PostgreSQL" not in out
-    )
+    assert "health: 3 services, 3 healthy" in out
+    assert "metrics: 3 services, 3 healthy" in out
+    assert "PostgreSQL" not in out
     assert set(database.health()) == {"ingest", "evaluator", "dispatcher"}
 
 
@@ -602,17 +601,17 @@ def test_demo_interrupted(temporary: Path, moment: str, nobody: bool) -> None:
         os.geteuid() != 0
         or subprocess.run([*NOBODY, "true"], capture_output=True, check=False).returncode
     ):
-        pytest.skip("wants root, and setpriv")
+        pytest.skip("needs root and setpriv")
     number = (signal.SIGINT, signal.SIGTERM)[(list(MOMENTS).index(moment) + nobody) % 2]
-    line, made = MOMENTS[moment]
+    line, pattern = MOMENTS[moment]
     with demo(temporary, nobody=nobody) as process:
         assert process.stdout is not None
-        shown = ""
-        while line not in shown and (more := process.stdout.readline()):
-            shown += more
-        assert line in shown
+        output = ""
+        while line not in output and (more := process.stdout.readline()):
+            output += more
+        assert line in output
         end = time.monotonic() + 60
-        while made and not list((temporary / "tmp").glob(made)):
+        while pattern and not list((temporary / "tmp").glob(pattern)):
             assert time.monotonic() < end
             time.sleep(0.002)
         if number is signal.SIGINT:

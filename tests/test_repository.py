@@ -28,30 +28,30 @@ VERSION = re.compile(
     r"(?:\bops-worker:|app\.kubernetes\.io/version: *\"?|newTag: *\"?|ARG VERSION=)"
     r"v?(\d+\.\d+\.\d+)"
 )
-"""Finds the version in image tags, labels and build arguments."""
+"""Matches the version in image tags, labels and build arguments."""
 
 
 def with_version() -> list[Path]:
     """Return the files that may repeat the version: manifests, Dockerfile, CI, documentation."""
-    found = [
+    paths = [
         path
         for folder in ("k8s", "docs", ".github/workflows", ".ci", "ops_worker", "tests/cluster")
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and path.suffix not in {".png", ".pyc"}
     ]
-    return [*found, *(ROOT / name for name in ("Dockerfile", "Makefile", "README.md", *GUIDES))]
+    return [*paths, *(ROOT / name for name in ("Dockerfile", "Makefile", "README.md", *GUIDES))]
 
 
 def test_version() -> None:
     """Every image tag, label and build argument has the version of the package."""
-    told = {
+    versions = {
         f"{path.relative_to(ROOT)}: {version}"
         for path in with_version()
         for version in VERSION.findall(path.read_text(encoding="utf-8"))
     }
-    assert f"Dockerfile: {__version__}" in told
-    assert any(one.startswith("k8s/") for one in told)
-    assert [one for one in sorted(told) if not one.endswith(f": {__version__}")] == []
+    assert f"Dockerfile: {__version__}" in versions
+    assert any(entry.startswith("k8s/") for entry in versions)
+    assert [entry for entry in sorted(versions) if not entry.endswith(f": {__version__}")] == []
 
 
 def test_version_is_read() -> None:
@@ -77,23 +77,23 @@ def test_typed() -> None:
     marker = ROOT / "ops_worker" / "py.typed"
     assert marker.read_bytes() == b""
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()  # hatch excludes these
-    assert not any(marker.match(one) for one in ignored)
+    assert not any(marker.match(pattern) for pattern in ignored)
     assert "Typing :: Typed" in PROJECT["project"]["classifiers"]
 
 
 def test_ci_versions() -> None:
     """CI tests every Python that the package metadata lists, and PostgreSQL 14 to 18."""
     claimed = [
-        found[1]
-        for one in PROJECT["project"]["classifiers"]
-        if (found := re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", one))
+        match[1]
+        for item in PROJECT["project"]["classifiers"]
+        if (match := re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", item))
     ]
     matrix = JOBS["versions"]["strategy"]["matrix"]
     assert matrix["python"] == claimed
     assert PROJECT["project"]["requires-python"] == f">={claimed[0]}"
-    servers = {*matrix["postgres"], *(one["postgres"] for one in matrix["include"])}
+    servers = {*matrix["postgres"], *(item["postgres"] for item in matrix["include"])}
     assert servers == {"14", "15", "16", "17", "18"}
-    assert {one["python"] for one in matrix["include"]} <= set(claimed)
+    assert {item["python"] for item in matrix["include"]} <= set(claimed)
 
 
 @pytest.mark.parametrize("line", sorted({*re.findall(r"uses: .*", WORKFLOW + RELEASE)}))
@@ -108,7 +108,7 @@ def test_release_permissions() -> None:
     assert workflow["permissions"] == {}
     permissions = {name: job["permissions"] for name, job in workflow["jobs"].items()}
     assert permissions["test"] == {"contents": "read"}
-    writing = [name for name, one in permissions.items() if one.get("contents") == "write"]
+    writing = [name for name, granted in permissions.items() if granted.get("contents") == "write"]
     assert writing == ["release"]
 
 
@@ -141,14 +141,14 @@ def test_tag(tag: str, heading: str, error: str, tmp_path: Path) -> None:
         shutil.copy(ROOT / name, tmp_path / name)
     changelog = f"# Changelog\n\n{heading.format(version=__version__)}\n"
     (tmp_path / "CHANGELOG.md").write_text(changelog, encoding="utf-8")
-    done = subprocess.run(
+    result = subprocess.run(
         [tmp_path / ".ci" / "version", tag.format(version=__version__)],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == (1 if error else 0)
-    assert error.format(version=__version__) in done.stderr
+    assert result.returncode == (1 if error else 0)
+    assert error.format(version=__version__) in result.stderr
 
 
 def test_lint_reads_the_workflow() -> None:
@@ -175,8 +175,8 @@ def targets() -> set[str]:
 def test_guides(name: str) -> None:
     """Every file and make target that a guide names exists."""
     text = (ROOT / name).read_text(encoding="utf-8")
-    named = set(re.findall(r"\bmake ([a-z]+)\b(?=[`\s]*(?:`|#|\n))", text))
-    assert named <= targets()
+    target_names = set(re.findall(r"\bmake ([a-z]+)\b(?=[`\s]*(?:`|#|\n))", text))
+    assert target_names <= targets()
     paths = re.findall(
         r"`((?:ops_worker|tests|k8s)(?:/[\w./-]+)?|[\w./-]+\.(?:md|toml|yaml))`", text
     )
@@ -185,14 +185,14 @@ def test_guides(name: str) -> None:
 
 
 def test_guide_grep() -> None:
-    """The grep command of CONTRIBUTING finds the places that name a pass."""
+    """The grep command of CONTRIBUTING.md finds files of the package."""
     (command,) = re.findall(
         r"`(grep [^`]+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     )
-    done = subprocess.run(
+    result = subprocess.run(
         ["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert "ops_worker/" in done.stdout
+    assert "ops_worker/" in result.stdout
 
 
 TESTED_ELSEWHERE = {
@@ -251,21 +251,24 @@ def test_every_module_has_tests() -> None:
     unmirrored = {
         dotted(module) for module in modules if not any(path.is_file() for path in mirrors(module))
     }
-    together = {
+    covered = {
         name
         for name in unmirrored
-        if any(name == one or name.startswith(f"{one}.") for one in TESTED_TOGETHER)
+        if any(
+            name == package_name or name.startswith(f"{package_name}.")
+            for package_name in TESTED_TOGETHER
+        )
     }
-    assert unmirrored - together - TESTED_ELSEWHERE.keys() == set()
+    assert unmirrored - covered - TESTED_ELSEWHERE.keys() == set()
     assert TESTED_ELSEWHERE.keys() - unmirrored == set(), "these have a test file now: remove them"
 
 
 def test_where_modules_are_tested() -> None:
     """Every test file that the lists name exists."""
-    named = {
+    paths = {
         path
         for text in (*TESTED_ELSEWHERE.values(), *TESTED_TOGETHER.values())
         for path in re.findall(r"[\w/]+\.py", text)
         if "/" in path
     }
-    assert [path for path in sorted(named) if not (ROOT / "tests" / path).is_file()] == []
+    assert [path for path in sorted(paths) if not (ROOT / "tests" / path).is_file()] == []

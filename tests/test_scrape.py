@@ -70,19 +70,19 @@ def rendered(folder: Path, kustomization: Manifest) -> dict[tuple[str, str], Man
         "components": [os.path.relpath(COMPONENT, overlay)],
     }
     (overlay / "kustomization.yaml").write_text(yaml.safe_dump(bases | kustomization))
-    done = subprocess.run(
+    result = subprocess.run(
         ["kubectl", "kustomize", str(overlay)], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    (folder / "rendered.yaml").write_text(done.stdout)
+    assert result.returncode == 0, result.stderr
+    (folder / "rendered.yaml").write_text(result.stdout)
     return {
-        (item["kind"], item["metadata"]["name"]): item for item in yaml.safe_load_all(done.stdout)
+        (item["kind"], item["metadata"]["name"]): item for item in yaml.safe_load_all(result.stdout)
     }
 
 
 @pytest.fixture
 def objects(tmp_path: Path) -> dict[tuple[str, str], Manifest]:
-    """The objects of an overlay with another namespace."""
+    """Return the objects of an overlay with another namespace."""
     return rendered(tmp_path, {"namespace": "other"})
 
 
@@ -137,8 +137,8 @@ def patches() -> list[Any]:
     """Return the patches that the comments of the component show."""
     text = (COMPONENT / "kustomization.yaml").read_text(encoding="utf-8")
     comment = "\n".join(line[2:] for line in text.splitlines() if line.startswith("# "))
-    shown = re.findall(r"^  patches: \[.*?\]$", comment, flags=re.MULTILINE | re.DOTALL)
-    return [yaml.safe_load(block.replace("NAME", "elsewhere"))["patches"] for block in shown]
+    blocks = re.findall(r"^  patches: \[.*?\]$", comment, flags=re.MULTILINE | re.DOTALL)
+    return [yaml.safe_load(block.replace("NAME", "elsewhere"))["patches"] for block in blocks]
 
 
 @pytest.mark.unit
@@ -226,19 +226,19 @@ class Prometheus:
 
 @pytest.fixture
 def sidecar(worker: Worker) -> Iterator[str]:
-    """The address of a sidecar that has done a pass of each kind."""
+    """Yield the address of a sidecar that has recorded a pass of each kind."""
     port = free_port()
     env = {"METRICS_COLLECTION_INTERVAL": "1", "HEALTH_CHECK_INTERVAL": "5", "SIDECAR_PORT": port}
     address = f"127.0.0.1:{port}"
     with worker.start("sidecar", "health", "metrics", **env) as process:
-        done = re.compile(
+        recorded = re.compile(
             r'^ops_worker_passes_total\{loop="(\w+)",result="recorded"\}', re.MULTILINE
         )
 
         def is_ready() -> bool:
             """Return whether each loop has recorded a pass."""
             try:
-                return set(done.findall(scraped(address))) == {"health", "metrics"}
+                return set(recorded.findall(scraped(address))) == {"health", "metrics"}
             except OSError:
                 time.sleep(0.05)
                 return False
@@ -279,8 +279,8 @@ def test_promtool(sidecar: str) -> None:
         pytest.skip(MISSING)
     text = scraped(sidecar)
     command = [PROMTOOL, "check", "metrics"]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    result = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     wrong = text.replace("ops_worker_passes_total", "ops_worker_passesTotal")
-    done = subprocess.run(command, input=wrong, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
+    result = subprocess.run(command, input=wrong, capture_output=True, text=True, check=False)
+    assert result.returncode != 0

@@ -1,3 +1,5 @@
+"""Tests of the settings: accepted values, faults, files and secrets."""
+
 from __future__ import annotations
 
 import os
@@ -17,7 +19,7 @@ pytestmark = pytest.mark.unit
 
 
 def load(monkeypatch: pytest.MonkeyPatch, **env: str) -> settings.Settings:
-    """Load the settings of these variables; PG_PASS is set unless they set it."""
+    """Load the settings of these variables. PG_PASS has a value by default."""
     for name, value in ({"PG_PASS": "secret"} | env).items():
         monkeypatch.setenv(name, value)
     return settings.load()
@@ -194,7 +196,7 @@ BAD_URLS = [
 
 @pytest.mark.parametrize(("env", "fault"), REFUSED)
 def test_load_bad(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], fault: str) -> None:
-    """Each fault names the variable, its value and what is expected."""
+    """Each fault names the variable, its value and the expected form."""
     with pytest.raises(SettingsError) as caught:
         load(monkeypatch, **env)
     assert caught.value.faults == (fault,)
@@ -241,17 +243,15 @@ def test_bad_url_is_a_fault_of_its_service(
 
 def test_blanks_around_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """Line ends and blanks around a value are removed; a password keeps its blanks."""
-    found = load(
+    loaded = load(
         monkeypatch, INGEST_URL=" http://h\n", PG_PASS=" a b \r\n", HEARTBEAT_URL="http://h/ping \n"
     )
-    assert (found.targets[0].url, found.targets[0].faults) == ("http://h/health", ())
-    assert found.pg_pass.get_secret_value() == " a b "
-    assert (
-        found.heartbeat_url is not None
-        and found.heartbeat_url.get_secret_value() == "http://h/ping"
-    )
-    found = load(monkeypatch, DATABASE_URL="postgresql://u:p@h/d\n")
-    assert found.connection == {"conninfo": "postgresql://u:p@h/d"}
+    assert (loaded.targets[0].url, loaded.targets[0].faults) == ("http://h/health", ())
+    assert loaded.pg_pass.get_secret_value() == " a b "
+    assert loaded.heartbeat_url is not None
+    assert loaded.heartbeat_url.get_secret_value() == "http://h/ping"
+    loaded = load(monkeypatch, DATABASE_URL="postgresql://u:p@h/d\n")
+    assert loaded.connection == {"conninfo": "postgresql://u:p@h/d"}
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_blanks_around_values(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_targets(
     monkeypatch: pytest.MonkeyPatch, env: dict[str, str], expected: str | None
 ) -> None:
-    """The first variable that is set wins; an empty one means that the service is not monitored.
+    """The first variable that is set counts. If it is empty, the service is not monitored.
 
     /health is added with exactly one slash.
     """
@@ -281,9 +281,9 @@ def test_targets(
 
 
 def test_env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The environment wins over the file.
+    """A variable of the environment overrides the file.
 
-    A file that is named must exist, and it must be readable.
+    The file must exist and be readable.
     """
     path = tmp_path / "x.env"
     path.write_text("PG_PASS=a\nPG_DB='quoted'\n")
@@ -309,7 +309,7 @@ def test_without_password(url: str) -> None:
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Printing the settings prints no secret."""
-    shown = repr(
+    text = repr(
         load(
             monkeypatch,
             DATABASE_URL="postgresql://u:hush@h/d",
@@ -317,42 +317,42 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
             ALERTMANAGER_URL="http://u:hush@a,http://b",
         )
     )
-    assert "hush" not in shown
+    assert "hush" not in text
 
 
 def test_password_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The file wins over PG_PASS, and is read again for each connection.
+    """The file overrides PG_PASS, and is read again for each connection.
 
     Blanks belong to the password.
     """
     file = tmp_path / "password"
     file.write_text(" first \n")
-    found = load(monkeypatch, PG_PASS="", PG_PASS_FILE=str(file))
-    assert found.connection["password"] == " first "
+    loaded = load(monkeypatch, PG_PASS="", PG_PASS_FILE=str(file))
+    assert loaded.connection["password"] == " first "
     file.write_text("second\r\n")
-    assert found.changing_connection is not None
-    assert found.changing_connection()["password"] == "second"
+    assert loaded.changing_connection is not None
+    assert loaded.changing_connection()["password"] == "second"
     assert load(monkeypatch, PG_PASS="other").connection["password"] == "second"
-    found = load(monkeypatch, DATABASE_URL="postgresql://u:p@h/d")
-    assert (found.connection, found.changing_connection) == (
+    loaded = load(monkeypatch, DATABASE_URL="postgresql://u:p@h/d")
+    assert (loaded.connection, loaded.changing_connection) == (
         {"conninfo": "postgresql://u:p@h/d"},
         None,
     )
 
 
 def test_url_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The file wins over DATABASE_URL; with either, the PG_ variables are ignored."""
+    """The file overrides DATABASE_URL. With a URL, the PG_ variables are ignored."""
     file = tmp_path / "url"
     file.write_text(" postgresql://u:p@h/one\n")
     env = {"PG_PASS": "", "PG_PORT": "tcp://10.0.0.1:5432", "DATABASE_URL_FILE": str(file)}
-    found = load(monkeypatch, **env)
-    assert found.connection == {"conninfo": "postgresql://u:p@h/one"}
+    loaded = load(monkeypatch, **env)
+    assert loaded.connection == {"conninfo": "postgresql://u:p@h/one"}
     file.write_text("postgresql://u:p@h/two")
     assert load(monkeypatch, DATABASE_URL="postgresql://x:y@z/d").connection == {
         "conninfo": "postgresql://u:p@h/two"
     }
-    assert found.changing_connection is not None
-    assert found.changing_connection() == {"conninfo": "postgresql://u:p@h/two"}
+    assert loaded.changing_connection is not None
+    assert loaded.changing_connection() == {"conninfo": "postgresql://u:p@h/two"}
 
 
 @pytest.mark.parametrize("name", ["PG_PASS_FILE", "DATABASE_URL_FILE"])
@@ -377,9 +377,9 @@ def test_unusable_file(
     file = tmp_path / "hunter2"
     if content is not None:
         file.write_bytes(content)
-    found = load(monkeypatch, **{name: str(file)})
+    loaded = load(monkeypatch, **{name: str(file)})
     with pytest.raises(SettingsError) as caught:
-        _ = found.connection
+        _ = loaded.connection
     assert caught.value.faults == (f"{name}: {fault}",)
 
 
@@ -389,9 +389,9 @@ def test_no_regular_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: 
     pipe, link, target = tmp_path / "hunter2", tmp_path / "link", tmp_path / "target"
     os.mkfifo(pipe)
     for path in (pipe, "/dev/zero"):
-        found = load(monkeypatch, **{name: str(path)})
+        loaded = load(monkeypatch, **{name: str(path)})
         with pytest.raises(SettingsError) as caught:
-            _ = found.connection
+            _ = loaded.connection
         assert caught.value.faults == (f"{name}: it does not name a regular file",)
     target.write_text("postgresql://u:p@h/d")
     link.symlink_to(target)  # as Kubernetes mounts the keys of a Secret
@@ -415,7 +415,7 @@ def test_unusable_url_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     """The URI in a file is checked like DATABASE_URL, and is not shown."""
     file = tmp_path / "url"
     file.write_text(url)
-    found = load(monkeypatch, DATABASE_URL_FILE=str(file))
+    loaded = load(monkeypatch, DATABASE_URL_FILE=str(file))
     with pytest.raises(SettingsError) as caught:
-        _ = found.connection
+        _ = loaded.connection
     assert caught.value.faults == (f"DATABASE_URL_FILE: the file {NOT_SHOWN}",)

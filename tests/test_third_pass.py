@@ -98,7 +98,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def platform(monkeypatch: pytest.MonkeyPatch, database: Database, stubs: Stubs) -> Database:
-    """The database of the test. The settings name it and the stand-ins."""
+    """Return the database of the test. The settings name it and the stubs."""
     for name, value in (stubs.env | {"DATABASE_URL": database.url, "SIDECAR_PORT": "0"}).items():
         monkeypatch.setenv(name, value)
     return database
@@ -167,7 +167,7 @@ class TestCommandLine:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """``trigger archive`` starts the CronJob ops-worker-archive; the help lists the pass."""
-        asked: list[str] = []
+        owners: list[str] = []
 
         class Cluster:
             namespace = "test"
@@ -179,12 +179,12 @@ class TestCommandLine:
                 }
 
             def create_job(self, job: dict[str, Any]) -> str:
-                asked.append(job["metadata"]["ownerReferences"][0]["name"])
+                owners.append(job["metadata"]["ownerReferences"][0]["name"])
                 return str(job["metadata"]["name"])
 
         monkeypatch.setattr(trigger, "connect", lambda _: Cluster())
         assert main(["trigger", "archive"]) == 0
-        assert asked == ["ops-worker-archive"]
+        assert owners == ["ops-worker-archive"]
         capsys.readouterr()
         assert main(["trigger", "--help"]) == 0
         assert "health, metrics, rollup, archive, init-db" in " ".join(
@@ -215,7 +215,7 @@ class TestManifests:
         for rule in job["podFailurePolicy"]["rules"]:
             if "onExitCodes" in rule:
                 rule["onExitCodes"]["containerName"] = "job"
-        variables = [one for one in container["env"] if one["name"] != "PASS_PERIOD"]
+        variables = [variable for variable in container["env"] if variable["name"] != "PASS_PERIOD"]
         container["env"] = [*variables, {"name": "PASS_PERIOD", "value": period}]
         (tmp_path / "archive.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
         capsys.readouterr()
@@ -225,14 +225,14 @@ class TestManifests:
 
     def test_recognised(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """The container is the worker's, so a PASS_PERIOD below the schedule's is a fault."""
-        said = self.faults(tmp_path, capsys, schedule="*/5 * * * *", period="60")
-        (line,) = [line for line in said.splitlines() if "archive.yaml" in line]
+        output = self.faults(tmp_path, capsys, schedule="*/5 * * * *", period="60")
+        (line,) = [line for line in output.splitlines() if "archive.yaml" in line]
         assert "PASS_PERIOD is 60: set it to 300" in line
 
     def test_right_period(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """With the right period, the CronJob has no fault."""
-        said = self.faults(tmp_path, capsys, schedule="*/5 * * * *", period="300")
-        assert "archive.yaml" not in said
+        output = self.faults(tmp_path, capsys, schedule="*/5 * * * *", period="300")
+        assert "archive.yaml" not in output
 
 
 @pytest.mark.integration
@@ -311,7 +311,7 @@ class TestDatabase:
         for name in PASSES:
             assert main([name]) == 0
         document = _explained(capsys)
-        assert [one["pass"] for one in document["passes"]] == [
+        assert [item["pass"] for item in document["passes"]] == [
             "archive",
             "health",
             "metrics",

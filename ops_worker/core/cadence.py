@@ -1,4 +1,4 @@
-"""When the passes of a loop are due: slots of fixed length, aligned with the calendar."""
+"""The times at which passes of a loop are due: slots of equal length, aligned with the calendar."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 
 class Cadence(NamedTuple):
-    """Slots of ``interval_s`` seconds.
+    """The slots of a loop. Each one is ``interval_s`` seconds long.
 
-    ``origin`` is the time at which slot 0 began, in seconds of the monotonic clock.
+    ``origin`` is the time at which slot 0 begins, in seconds of the monotonic clock.
     """
 
     interval_s: float
@@ -17,12 +17,12 @@ class Cadence(NamedTuple):
 
     @classmethod
     def aligned(cls, interval_s: float, *, monotonic: float, calendar: float) -> Cadence:
-        """Return slots that begin at multiples of the interval since the epoch.
+        """Return the cadence whose slots begin at multiples of the interval since the epoch.
 
         ``monotonic`` and ``calendar`` are the times of both clocks at the same moment, in seconds.
 
-        Samples of different days and processes then have the same seconds. The calendar is read
-        only once. If the system clock is set later, no slot moves.
+        So the samples of different days and processes are taken at the same seconds. The calendar
+        is read only once, so a later change of the system clock moves no slot.
         """
         return cls(interval_s, monotonic - calendar % interval_s)
 
@@ -35,8 +35,9 @@ class Cadence(NamedTuple):
         return self.origin + slot * self.interval_s
 
     def after(self, last: int, now: float) -> int:
-        """Return the next slot to run after slot ``last``: the first that has not begun at ``now``.
+        """Return the first slot after slot ``last`` that has not begun at the time ``now``.
 
-        Slots that began in the meantime are skipped. After a stall, one pass runs, not a burst.
+        ``now`` is in seconds of the monotonic clock. Slots that began in the meantime are skipped:
+        after a stall, only one pass runs.
         """
         return max(last, self.slot_at(now)) + 1

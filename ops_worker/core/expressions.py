@@ -1,8 +1,8 @@
-"""Regular expressions whose time is linear in the text: RE2. The only importer of re2.
+"""Regular expressions whose time is linear in the length of the text: RE2.
 
-A text comes from a service, and an expression of Python's own ``re`` may take hours on one that
-was made for it (a(a+)+ and the like). RE2 has no such expressions, and a bound on its memory. It
-comes with the extra ``re2``, and is imported only where the catalogue has an expression.
+The texts come from services. Python's own ``re`` may take hours for a hostile text and an
+expression such as ``a(a+)+``. RE2 takes linear time, and has a limit on its memory. It is installed
+with the extra ``re2``. Only this module imports it, and only if the catalogue has an expression.
 """
 
 from __future__ import annotations
@@ -13,35 +13,37 @@ from typing import Any
 from ops_worker.text import one_line
 
 MAX_EXPRESSION = 1_000
-"""Characters of an expression."""
+"""Maximum number of characters of an expression."""
 MAX_MEMORY = 1 << 20
-"""Bytes that an expression may need to be compiled, as RE2 counts them.
+"""Maximum memory that ``problem`` allows for compiling an expression, in bytes as RE2 counts them.
 
-Many repetitions of all letters need more, and a catalogue may have 10,000 services.
+Many repetitions of all letters need more. The limit is low, because a catalogue may have 10,000
+services.
 """
 MATCH_MEMORY = 8 << 20
-"""Bytes for the states of an expression while it is matched: RE2's default.
+"""Maximum memory of an expression that is matched, in bytes: RE2's default.
 
-With less, RE2 soon has no room for them, and takes a way that is 100 times slower.
+RE2 keeps the states of the match there. With less memory, it soon has no room for them, and falls
+back to a method that is 100 times slower.
 """
 MAX_STEPS = 1 << 29
-"""Bytes of a text, times instructions of an expression.
+"""Maximum product of the bytes of a text and the instructions of an expression.
 
-On its slow way, RE2 looks at every instruction for every byte, in 3 to 20 ns each. So a match takes
-some seconds at most, and no body ends the pass.
+RE2's slow method executes every instruction for every byte, in 3 to 20 ns each. So a match takes
+at most about 11 s, and no body makes the pass exceed its deadline.
 """
 _MATCHERS = 4
-"""Expressions that stay compiled with MATCH_MEMORY: a pod has 128 MiB."""
+"""Number of expressions that stay compiled with MATCH_MEMORY: a pod has 128 MiB."""
 NO_EXTRA = "`matches` needs an extra: pip install 'ops-worker[re2]'"
-"""The problem of every expression where the extra is missing."""
+"""The problem of every expression if the extra is not installed."""
 
 
 class TooLongError(ValueError):
-    """A text is too long for an expression. The message says which length is not."""
+    """A text is too long for an expression. The message has the maximum length."""
 
 
 def problem(expression: str) -> str:
-    """Return why an expression cannot be used; empty if it can."""
+    """Return why an expression cannot be used; an empty text if it can."""
     try:
         return _refusal(expression)
     except ImportError:
@@ -51,11 +53,11 @@ def problem(expression: str) -> str:
 def matches(text: str, expression: str) -> bool:
     """Return whether an expression matches anywhere in a text.
 
-    Raises TooLongError if that may take too long, ImportError without the extra, and ValueError if
-    the expression is not valid.
+    Raise TooLongError if the match may take too long, ImportError if the extra is not installed,
+    and ValueError if the expression is not valid.
     """
     matcher = _matcher(expression)
-    # A lone surrogate, which JSON can have, is not in any UTF-8 text.
+    # JSON may contain a lone surrogate, which UTF-8 cannot encode.
     data = text.encode(errors="replace")
     longest = MAX_STEPS // matcher.programsize
     if len(data) > longest:
@@ -65,6 +67,7 @@ def matches(text: str, expression: str) -> bool:
 
 @lru_cache(maxsize=128)
 def _refusal(expression: str) -> str:
+    """Return why RE2 refuses an expression. Raise ImportError if the extra is not installed."""
     try:
         _compiled(expression, MAX_MEMORY)
     except ValueError as error:
@@ -78,6 +81,7 @@ def _matcher(expression: str) -> Any:
 
 
 def _compiled(expression: str, memory: int) -> Any:
+    """Return the compiled expression. Raise ValueError with the reason if RE2 refuses it."""
     import re2
 
     options = re2.Options()

@@ -1,4 +1,4 @@
-"""What the worker's tables grow by, and what removes their old rows."""
+"""How fast the worker's tables grow, and what removes their old rows."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ if TYPE_CHECKING:
 
 DAY_S = 86_400.0
 MIN_AGE_S = 3600.0
-"""A table whose rows are younger says nothing about a day."""
+"""Minimum age of the oldest row, in seconds. A shorter time does not show the growth per day."""
 BYTES_UNITS = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
+"""The units of a size, the largest one first, and their bytes."""
 SAMPLES = "system_metrics"
-"""The table of the samples, which has a retention of its own."""
+"""The table of the samples. It has its own retention."""
 GROWING = (SAMPLES, "ops_worker_span", "ops_worker_hour", "ops_worker_day")
 """The tables that grow with time."""
 
 
 class TableSize(NamedTuple):
-    """How large a table is, by the statistics of the server.
+    """The size of a table, from the statistics of the server.
 
-    ``rows`` is None if the table was never analyzed. ``oldest`` is the time of its oldest row, None
-    if it has none or no index tells. ``is_divided`` is whether it
-    has chunks (TimescaleDB) or partitions.
+    ``rows`` is None if the table was never analyzed. ``oldest`` is the time of the oldest row; it
+    is None if the table is empty or divided, or has no index on the time. ``is_divided`` is True if
+    the table has chunks (TimescaleDB) or partitions.
     """
 
     name: str
@@ -35,32 +36,32 @@ class TableSize(NamedTuple):
 
 
 class Retention(NamedTuple):
-    """After how many days the rollup pass removes rows; 0: never."""
+    """The age in days at which the rollup pass removes rows; 0: never."""
 
     samples_days: int
     history_days: int
 
 
 def describe(size: TableSize, now: datetime, retention: Retention) -> str:
-    """Return what a table has, what it grows by per day, and what removes its old rows."""
-    rows = "an unknown number of rows" if size.rows is None else f"{_rows(size.rows)} rows"
-    has = f"{rows}, {format_bytes(size.bytes)}"
+    """Return the size of a table, its growth per day, and what removes its old rows."""
+    rows = "an unknown number of rows" if size.rows is None else f"{_format_rows(size.rows)} rows"
+    content = f"{rows}, {format_bytes(size.bytes)}"
     age_s = 0.0 if size.oldest is None else (now - size.oldest).total_seconds()
     if age_s >= MIN_AGE_S:
-        has = f"{_growth(size, age_s)} ({has} in {format_age(age_s)})"
-    return f"{has}; {_retention(size, retention)}"
+        content = f"{_growth(size, age_s)} ({content} in {format_age(age_s)})"
+    return f"{content}; {_retention(size, retention)}"
 
 
 def _growth(size: TableSize, age_s: float) -> str:
-    """Return by how much a table grew per day, on average."""
+    """Return the mean growth of a table per day. ``age_s`` is the age of its oldest row."""
     days = age_s / DAY_S
-    grown = f"about {format_bytes(size.bytes / days)} per day"
+    bytes_per_day = format_bytes(size.bytes / days)
     if size.rows is None:
-        return grown
-    return f"about {_rows(size.rows / days)} rows and {format_bytes(size.bytes / days)} per day"
+        return f"about {bytes_per_day} per day"
+    return f"about {_format_rows(size.rows / days)} rows and {bytes_per_day} per day"
 
 
-def _rows(number: float) -> str:
+def _format_rows(number: float) -> str:
     return format_si(round(number))
 
 
@@ -78,9 +79,9 @@ def _retention(size: TableSize, retention: Retention) -> str:
         return (
             "a hypertable or partitioned: a policy of the database removes old rows, if it has one"
         )
-    name, days = "HISTORY_DAYS", retention.history_days
+    setting, days = "HISTORY_DAYS", retention.history_days
     if size.name == SAMPLES:
-        name, days = "SAMPLES_DAYS", retention.samples_days
+        setting, days = "SAMPLES_DAYS", retention.samples_days
     if not days:
-        return f"nothing removes old rows: {name} is 0 here"
-    return f"the rollup pass removes rows older than {days} d ({name})"
+        return f"nothing removes old rows: {setting} is 0 here"
+    return f"the rollup pass removes rows older than {days} d ({setting})"

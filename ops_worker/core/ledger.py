@@ -1,11 +1,11 @@
-"""The ledger: what each service was, in few rows, for years.
+"""The ledger: the states of each service over years, in few rows.
 
 There are two kinds of rows. A **run** is an unbroken sequence of passes of one pass and shard. A
 **span** is a service in one state, as one pass saw it. A pass in which nothing changed extends its
-run and writes no span. A time in which no pass looked ends a run, and no span.
+run and writes no span. A time in which no pass ran ends a run, but no span.
 
-``Book`` decides what passes write. ``core.timeline`` turns the rows back into what a service was at
-any time. docs/contract.md, "Ledger", has the rules.
+``Book`` decides which rows passes write. ``core.timeline`` computes the state at any time from the
+rows. docs/contract.md, "Ledger", has the rules.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ STATES = (HEALTHY, "degraded", "down", UNKNOWN)
 UNSEEN = "unseen"
 """The state of a service while nobody looked."""
 NEW = -1
-"""The number of a span that the database does not have yet."""
+"""The ``id`` of a span that the database does not have yet."""
 ENDED = "ended"
-"""The digest of a run that a blind pass ended: the next pass begins a new one."""
+"""The digest of a run that a blind pass ended. The next pass begins a new run."""
 
 
 class Sight(NamedTuple):
-    """A service as one pass saw it. ``reason_class`` is empty when it is healthy."""
+    """The state of a service as one pass saw it. ``reason_class`` is empty if it is healthy."""
 
     service: str
     at: datetime
@@ -47,8 +47,8 @@ class Sight(NamedTuple):
 class Sighting(NamedTuple):
     """What one pass saw of all its services.
 
-    ``begun`` is the time at which it began, ``period_s`` the seconds from one pass to the next.
-    ``config`` is the hash of what decides verdicts and alerts.
+    ``begun`` is the time at which the pass began, ``period_s`` its period in seconds. ``config`` is
+    the hash of the configuration (``config_hash``).
     """
 
     begun: datetime
@@ -61,10 +61,12 @@ class Run(NamedTuple):
     """An unbroken sequence of passes of one pass and shard.
 
     ``first_at`` is the earliest sight of its first pass, ``last_at`` the latest sight of its last
-    one. ``digest`` stands for the states of all services in its last pass: if the next pass has the
-    same, no span changes, and none has to be read. It is empty if it says nothing about the spans,
-    and ENDED if the next pass must begin a new run.
-    ``shard`` is its number and the number of shards.
+    pass. ``period_s`` and ``config`` are those of its passes (``Sighting``), ``passes`` is their
+    number. ``shard`` has the number of the shard and the number of shards.
+
+    ``digest`` is the digest of the states of all services in the last pass. If the next pass has
+    the same digest, no span changes, and no span has to be read. It is empty if the last pass does
+    not give the states of all open spans, and ENDED if the next pass must begin a new run.
     """
 
     id: int
@@ -78,10 +80,10 @@ class Run(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A service in one state. ``last_at`` is None while it lasts.
+    """A service in one state, as one pass saw it. ``last_at`` is None while the state lasts.
 
-    ``first_no`` and ``last_no`` are the numbers of the passes of its first and last sight in the
-    runs ``run`` and ``last_run``. They begin at 1 in each run.
+    The first sight is in pass number ``first_no`` of the run ``run``, the last sight in pass number
+    ``last_no`` of the run ``last_run``. The first pass of a run has the number 1.
     """
 
     id: int
@@ -98,22 +100,23 @@ class Span(NamedTuple):
 
 
 class Book:
-    """The ledger of one pass and shard, while sightings are entered into it, oldest first.
+    """The changes of the ledger of one pass and shard. Sightings are entered oldest first.
 
-    - ``newest``: the run that was written last.
+    - ``newest``: the run that was written last; None if there is none.
     - ``runs``: the runs that are new or changed, oldest first.
-    - ``ended``: spans of the database that ended.
-    - ``begun``: spans that began; they may have ended again.
+    - ``ended``: the spans of the database that ended.
+    - ``begun``: the spans that began. Some of them may have ended again.
 
-    New runs have negative numbers until the database gives them theirs.
+    New runs have negative numbers until the database numbers them.
     """
 
     def __init__(
         self, newest: Run | None, read_open_spans: Callable[[], Iterable[Span]], now: datetime
     ) -> None:
-        """Open the book at the newest run; ``read_open_spans`` is called if a state changed.
+        """Begin with the newest run of the database, or None if it has no run.
 
-        ``now`` is the time of the database's clock.
+        ``read_open_spans`` returns the spans of the database that have not ended. It is called at
+        most once, and only if a state changed. ``now`` is the time of the database's clock.
         """
         self.ended: list[Span] = []
         self.newest = newest
@@ -130,18 +133,18 @@ class Book:
 
     @property
     def begun(self) -> list[Span]:
-        """The spans that began, those that have ended again first."""
+        """The spans that began. Those that have ended again are first."""
         lasting = [span for span in self._open or () if span.id == NEW]
         return [*self._begun, *lasting]
 
     def enter(self, sighting: Sighting) -> None:
         """Enter what a pass saw.
 
-        A sight that is not newer than the newest run changes nothing: the pass is late, was paused
-        or is repeated. A pass without any newer sight does not count.
+        A sight that is not newer than the newest run is ignored: the pass is late, was paused or is
+        repeated. If a pass has sights and all of them are ignored, the pass is ignored.
         """
         newest = self.newest
-        # The newest run is from the future: a clock was set back. Nothing is older than it.
+        # A run from the future was written before a clock was set back. Then no sight is too old.
         is_set_back = newest is not None and newest.last_at > self._now
         fresh = sighting.sights if is_set_back else _newer(sighting.sights, newest)
         if sighting.sights and not fresh:
@@ -152,12 +155,12 @@ class Book:
             run = run._replace(digest="")
         is_same = newest is not None and run.digest and run.digest == newest.digest
         if is_set_back or not is_same:
-            self._change_spans(fresh, stale, run, keeps_spans=not is_set_back)
+            self._change_spans(fresh, stale, run, ends_all=is_set_back)
         self._runs[run.id] = run
         self.newest = run
 
     def end_run(self) -> None:
-        """End the newest run, because a blind pass followed it; no span changes."""
+        """End the newest run because a blind pass followed it. No span changes."""
         if self.newest is not None:
             self.newest = self.newest._replace(digest=ENDED)
             self._runs[self.newest.id] = self.newest
@@ -165,24 +168,16 @@ class Book:
     def _extended(self, sighting: Sighting, sights: Sequence[Sight], newest: Run | None) -> Run:
         """Return the newest run with one more pass, or a new run.
 
-        A pass without services counts with the time at which it began.
+        If the pass has no services, the time at which it began counts as its sight.
         """
         times = [sight.at for sight in sights] or [sighting.begun]
         first_at, last_at, digest = min(times), max(times), digest_of(sights)
-        is_same = newest is not None and (newest.period_s, newest.config) == (
-            sighting.period_s,
-            sighting.config,
-        )
-        if (
-            newest is not None
-            and is_same
-            and newest.digest != ENDED
-            and not is_hole(newest.last_at, newest.period_s, first_at, sighting.period_s)
-        ):
+        if newest is not None and _is_extended(newest, sighting, first_at):
             last_at = max(last_at, newest.last_at)
             return newest._replace(last_at=last_at, passes=newest.passes + 1, digest=digest)
         return Run(
-            id=-1 - len(self._runs),  # the number of a run that the database does not have yet
+            # Negative, because the database has not numbered this run yet.
+            id=-1 - len(self._runs),
             period_s=sighting.period_s,
             config=sighting.config,
             first_at=first_at,
@@ -192,28 +187,25 @@ class Book:
         )
 
     def _change_spans(
-        self, sights: Sequence[Sight], stale: set[str], run: Run, *, keeps_spans: bool
+        self, sights: Sequence[Sight], stale: set[str], run: Run, *, ends_all: bool
     ) -> None:
-        """End the spans of other states and of services that were left out; begin the new ones.
+        """End the spans whose state changed or whose service was left out, and begin new ones.
 
-        A service that the pass saw before the newest run (``stale``) keeps its span.
+        The span of a ``stale`` service lasts: its sight is not newer than the newest run. With
+        ``ends_all``, every open span ends.
         """
-        seen = {sight.service: sight for sight in sights}
-        lasting: list[Span] = []
-        kept: set[str] = set()
+        sight_of = {sight.service: sight for sight in sights}
+        lasting: dict[str, Span] = {}
         for span in self._open_spans():
-            sight = seen.get(span.service)
-            is_same = sight is not None and (sight.state, sight.reason_class) == (
-                span.state,
-                span.reason_class,
-            )
-            if keeps_spans and span.service not in kept and (is_same or span.service in stale):
-                kept.add(span.service)
-                lasting.append(span)
+            service = span.service
+            is_same = service in stale or _has_state(span, sight_of.get(service))
+            # Damaged rows may have several open spans of a service: only the first one lasts.
+            if is_same and not ends_all and service not in lasting:
+                lasting[service] = span
             else:
                 self._end(span)
-        lasting += [_begun_span(sight, run) for sight in sights if sight.service not in kept]
-        self._open = lasting
+        begun = [_begun_span(sight, run) for sight in sights if sight.service not in lasting]
+        self._open = [*lasting.values(), *begun]
 
     def _open_spans(self) -> list[Span]:
         if self._open is None:
@@ -221,12 +213,17 @@ class Book:
         return self._open
 
     def _end(self, span: Span) -> None:
-        """End a span with the last sight of its state: in the pass before this one."""
-        ended = span._replace(last_at=span.first_at, last_no=span.first_no, last_run=span.run)
+        """End a span with the pass before this one, which had the last sight of its state.
+
+        If no run is as new as the span, its first sight is its last one.
+        """
         newest = self.newest
         if newest is not None and newest.last_at >= span.first_at:
             ended = span._replace(last_at=newest.last_at, last_no=newest.passes, last_run=newest.id)
-        (self._begun if span.id == NEW else self.ended).append(ended)
+        else:
+            ended = span._replace(last_at=span.first_at, last_no=span.first_no, last_run=span.run)
+        spans = self._begun if span.id == NEW else self.ended
+        spans.append(ended)
 
 
 def _newer(sights: tuple[Sight, ...], newest: Run | None) -> tuple[Sight, ...]:
@@ -234,6 +231,22 @@ def _newer(sights: tuple[Sight, ...], newest: Run | None) -> tuple[Sight, ...]:
     if newest is None:
         return sights
     return tuple(sight for sight in sights if sight.at > newest.last_at)
+
+
+def _is_extended(run: Run, sighting: Sighting, first_at: datetime) -> bool:
+    """Return whether a pass whose first sight is at ``first_at`` extends the run."""
+    return (
+        run.digest != ENDED
+        and (run.period_s, run.config) == (sighting.period_s, sighting.config)
+        and not is_hole(run.last_at, run.period_s, first_at, sighting.period_s)
+    )
+
+
+def _has_state(span: Span, sight: Sight | None) -> bool:
+    """Return whether a sight has the state and reason class of a span; False without a sight."""
+    if sight is None:
+        return False
+    return (sight.state, sight.reason_class) == (span.state, span.reason_class)
 
 
 def _begun_span(sight: Sight, run: Run) -> Span:
@@ -250,27 +263,33 @@ def _begun_span(sight: Sight, run: Run) -> Span:
 
 
 def digest_of(sights: Iterable[Sight]) -> str:
-    """Return a digest of the states of all services; the order of the sights does not matter."""
+    """Return a digest of the states and reason classes. The order of the sights does not matter."""
     lines = sorted(f"{sight.service}\0{sight.state}\0{sight.reason_class}" for sight in sights)
     return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
 
-def is_hole(last: datetime, period_s: float, then: datetime, then_period_s: float) -> bool:
-    """Return whether nobody looked between two sights, which passes with these periods had."""
-    patience_s = max(stale_after_s(period_s), stale_after_s(then_period_s))
-    return (then - last).total_seconds() > patience_s
+def is_hole(
+    earlier: datetime, earlier_period_s: float, later: datetime, later_period_s: float
+) -> bool:
+    """Return whether the time between two sights is longer than the patience, so that it is unseen.
+
+    Each sight has the period of its pass. The longer patience of the two passes counts.
+    """
+    patience_s = max(stale_after_s(earlier_period_s), stale_after_s(later_period_s))
+    return (later - earlier).total_seconds() > patience_s
 
 
 def is_cut(before: Run, after: Run) -> bool:
-    """Return whether a blind pass was between two runs of a shard that are within the patience.
+    """Return whether a blind pass was between two consecutive runs of a shard.
 
-    Nothing else divides two such runs of the same period and configuration.
+    The time between them must not be longer than the patience. Then nothing else separates two runs
+    of the same period and configuration.
     """
     return (before.period_s, before.config) == (after.period_s, after.config)
 
 
 def config_of(targets: Sequence[Target], thresholds: Thresholds) -> dict[str, Any]:
-    """Return what decides verdicts and alerts, without a secret."""
+    """Return the configuration that decides verdicts and alerts, as a document without secrets."""
     return {
         "alert_after": thresholds.alert_after,
         "resolve_after": thresholds.resolve_after,
@@ -279,13 +298,13 @@ def config_of(targets: Sequence[Target], thresholds: Thresholds) -> dict[str, An
 
 
 def config_hash(document: dict[str, Any]) -> str:
-    """Return the hash of a configuration."""
+    """Return the hash of the document of a configuration: 32 hexadecimal digits."""
     text = json.dumps(document, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _target_config(target: Target) -> dict[str, Any]:
-    """Return what a service's verdicts depend on; its headers only by name."""
+    """Return the part of a target that decides its verdicts. Of headers, it has only the names."""
     counters = None
     if target.counters is not None:
         counters = [list(counter) for counter in target.counters]
@@ -305,8 +324,9 @@ def _target_config(target: Target) -> dict[str, Any]:
         "alert_after": target.alert_after,
         "resolve_after": target.resolve_after,
     }
-    # Keys of later releases only where they are used: an upgrade is not a new configuration.
-    later = {
+    # Keys of later releases are left out if they are not used: an upgrade alone must not begin a
+    # new configuration.
+    newer = {
         "method": target.method if target.method != "GET" else "",
         "body": bool(target.body),
         "redirects": target.redirects,
@@ -316,7 +336,7 @@ def _target_config(target: Target) -> dict[str, Any]:
     }
     if target.certificate_days is not None:
         document["certificate_days"] = target.certificate_days
-    return document | {key: value for key, value in later.items() if value}
+    return document | {key: value for key, value in newer.items() if value}
 
 
 def _condition_config(condition: Condition) -> list[Any]:

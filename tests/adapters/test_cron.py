@@ -232,19 +232,19 @@ def at(text: str) -> datetime:
 )
 def test_clock_changes(text: str, zone: str, begin: str, end: str, expected: list[str]) -> None:
     """A skipped local time never comes, and a repeated one comes twice. @every is unaffected."""
-    assert read(text, zone).slots(at(begin), at(end)) == [at(one) for one in expected]
+    assert read(text, zone).slots(at(begin), at(end)) == [at(time) for time in expected]
 
 
 def test_limit() -> None:
     """At most ``limit`` runs are returned in order, also when the clock goes back."""
     assert len(read("* * * * *").slots(at("2020-01-01T00:00"), at("2026-01-01T00:00"))) == LIMIT
     assert len(read("@every 1s").slots(at("2020-01-01T00:00"), at("2026-01-01T00:00"))) == LIMIT
-    twice = read("0,30 2 * * *", "Europe/Berlin")
+    repeated = read("0,30 2 * * *", "Europe/Berlin")
     begin, end = at("2026-10-24T12:00"), at("2026-10-26T12:00")
     assert (
-        twice.slots(begin, end, 3)
-        == twice.slots(begin, end)[:3]
-        == [at(f"2026-10-25T{one}") for one in ("00:00", "00:30", "01:00")]
+        repeated.slots(begin, end, 3)
+        == repeated.slots(begin, end)[:3]
+        == [at(f"2026-10-25T{time}") for time in ("00:00", "00:30", "01:00")]
     )
 
 
@@ -272,7 +272,7 @@ NAMES = (
 BOUNDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 
 
-def spoken(field: int, value: int) -> st.SearchStrategy[str]:
+def number_or_name(field: int, value: int) -> st.SearchStrategy[str]:
     """Return a value as a number or as its name."""
     names, low = NAMES[field], BOUNDS[field][0]
     return st.sampled_from(
@@ -287,9 +287,10 @@ def part(draw: st.DrawFn, field: int) -> str:
     first = draw(st.integers(low, high))
     text = draw(st.sampled_from(["*", "?", "n", "n", "n-m"]))
     if text == "n":
-        text = draw(spoken(field, first))
+        text = draw(number_or_name(field, first))
     elif text == "n-m":
-        text = f"{draw(spoken(field, first))}-{draw(spoken(field, draw(st.integers(first, high))))}"
+        last = draw(st.integers(first, high))
+        text = f"{draw(number_or_name(field, first))}-{draw(number_or_name(field, last))}"
     return text + draw(st.sampled_from(["", "", f"/{draw(st.integers(1, 40))}"]))
 
 
@@ -298,33 +299,35 @@ def field_text(field: int) -> st.SearchStrategy[str]:
     return st.one_of(st.just("*"), st.lists(part(field), min_size=1, max_size=3).map(",".join))
 
 
-def named(text: str, field: int) -> set[int]:
+def values_of(text: str, field: int) -> set[int]:
     """Return the values of a field. Try each possible value."""
     low, high = BOUNDS[field]
-    names = {name: place + low for place, name in enumerate(NAMES[field] or [])}
-    found = set()
-    for one in text.lower().split(","):
-        span, _, step = one.partition("/")
+    names = {name: index + low for index, name in enumerate(NAMES[field] or [])}
+    values = set()
+    for item in text.lower().split(","):
+        span, _, step = item.partition("/")
         ends = [names.get(word, word) for word in span.split("-")]
         first = low if ends[0] in {"*", "?"} else int(ends[0])
         last = high if ends[0] in {"*", "?"} or (step and len(ends) == 1) else int(ends[-1])
-        found |= {
+        values |= {
             value
             for value in range(low, high + 1)
             if first <= value <= last and (value - first) % int(step or 1) == 0
         }
-    return found
+    return values
 
 
 def starred(text: str) -> bool:
     """Return whether a field counts as a star."""
-    return any(one in {"*", "?", "*/1", "?/1"} for one in text.split(","))
+    return any(item in {"*", "?", "*/1", "?/1"} for item in text.split(","))
 
 
 def brute_force(text: str, zone: str, begin: datetime, end: datetime) -> Iterator[datetime]:
     """Yield the matching minutes. Try each minute."""
     fields = text.split()
-    minutes, hours, days, months, weekdays = (named(one, place) for place, one in enumerate(fields))
+    minutes, hours, days, months, weekdays = (
+        values_of(field, index) for index, field in enumerate(fields)
+    )
     both = starred(fields[2]) or starred(fields[4])
     moment = begin.replace(second=0)
     while (moment := moment + timedelta(minutes=1)) <= end:
@@ -351,8 +354,8 @@ ZONES = st.sampled_from(
     ]
 )
 CHANGES = [
-    at(one)
-    for one in (
+    at(text)
+    for text in (
         "2026-03-28T20:00",
         "2026-10-24T20:00",
         "2026-10-03T09:00",
@@ -375,10 +378,10 @@ def test_as_a_slow_reading(text: str, zone: str, begin: datetime) -> None:
     end = begin + timedelta(hours=30)
     expected = list(brute_force(text, zone, begin, end))
     try:
-        found = Schedule(text, zone).slots(begin, end)
+        slots = Schedule(text, zone).slots(begin, end)
     except NeverError:
-        found = []
-    assert found == expected
+        slots = []
+    assert slots == expected
 
 
 @settings(max_examples=12)
@@ -389,7 +392,9 @@ def test_gaps_hold(text: str, zone: str, begin: datetime) -> None:
         schedule = Schedule(text, zone)
     except NeverError:
         return
-    found = schedule.slots(begin, begin + timedelta(days=800), 300)
-    apart = [(after - before).total_seconds() for before, after in pairwise(found)]
-    assert all(schedule.gaps.shortest <= one <= 2 * schedule.gaps.longest for one in apart)
-    assert zone not in {"UTC", "Asia/Kolkata"} or all(one <= schedule.gaps.longest for one in apart)
+    slots = schedule.slots(begin, begin + timedelta(days=800), 300)
+    gaps_s = [(after - before).total_seconds() for before, after in pairwise(slots)]
+    assert all(schedule.gaps.shortest <= gap_s <= 2 * schedule.gaps.longest for gap_s in gaps_s)
+    assert zone not in {"UTC", "Asia/Kolkata"} or all(
+        gap_s <= schedule.gaps.longest for gap_s in gaps_s
+    )

@@ -144,7 +144,7 @@ def test_metrics() -> None:
     telemetry.record(Tick("metrics", 0.2, error=RuntimeError("boom")))
     base = f"http://127.0.0.1:{server.server_address[1]}"
     status, text = get(f"{base}/metrics")
-    found = {
+    samples = {
         (sample.name.removeprefix("ops_worker_"), *sorted(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
@@ -165,9 +165,9 @@ def test_metrics() -> None:
         ("service_state", "down", "evaluator"): 1,
         ("service_latency_seconds", "ingest"): 0.012,
     }
-    assert expected.items() <= found.items()
-    assert found["last_success_timestamp_seconds", "health"] > 1e9
-    assert ("last_success_timestamp_seconds", "metrics") not in found
+    assert expected.items() <= samples.items()
+    assert samples["last_success_timestamp_seconds", "health"] > 1e9
+    assert ("last_success_timestamp_seconds", "metrics") not in samples
     assert get(f"{base}/health?x=1")[0] == 200
     assert json.loads(get(f"{base}/ready")[1]) == {
         "ready": False,
@@ -183,12 +183,12 @@ def test_metrics() -> None:
 
 def answer_late(raises: type[Exception] | None, *, client_leaves: bool) -> None:
     """Request /health of an endpoint that answers or raises, before or after the client leaves."""
-    asked, left = threading.Event(), threading.Event()
+    requested, client_left = threading.Event(), threading.Event()
 
     class Late(Telemetry):
         def health(self) -> tuple[int, dict[str, object]]:
-            asked.set()
-            left.wait(30)
+            requested.set()
+            client_left.wait(30)
             if raises is not None:
                 raise raises
             return 200, {"filler": "x" * 10_000_000}
@@ -198,11 +198,11 @@ def answer_late(raises: type[Exception] | None, *, client_leaves: bool) -> None:
     client = socket.create_connection(("127.0.0.1", server.server_port), timeout=30)
     try:
         client.sendall(b"GET /health HTTP/1.0\r\n\r\n")
-        assert asked.wait(30)
+        assert requested.wait(30)
         if client_leaves:  # with a reset, like a killed process
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
-        left.set()
+        client_left.set()
     finally:
         server.shutdown()
         server.server_close()

@@ -1,4 +1,4 @@
-"""Calls of the Kubernetes API, on an API server of the tests."""
+"""Calls of the Kubernetes API, against a simulated API server."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_errors(
 
 
 def test_away(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """An API server that does not listen is one line of error."""
+    """If the API server does not listen, the error is one line."""
     server.http.shutdown()
     server.http.server_close()
     assert main(["cluster"]) == 1
@@ -219,14 +219,14 @@ def test_no_models(server: ApiServer) -> None:
         "import sys; from ops_worker.cli import main; main(['cluster']); "
         "print(*sys.modules, sep='\\n')"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,
         text=True,
         check=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-    loaded = done.stdout.splitlines()
+    loaded = result.stdout.splitlines()
     # CronJobs, Deployments, Jobs, pods, and four kinds of Events.
     assert len(server.asked) == 8
     assert "kubernetes.client.api_client" in loaded
@@ -303,7 +303,7 @@ def _kubeconfig(file: Path, name: str, current: str | None) -> Path:
 
 
 def _kubectl_context(paths: str) -> str:
-    """Return what kubectl takes for the current context."""
+    """Return the current context according to kubectl."""
     return subprocess.run(
         ["kubectl", "config", "current-context"],
         env=os.environ | {"KUBECONFIG": paths},
@@ -360,7 +360,7 @@ def test_no_current_context(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def inside(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ApiServer:
+def in_pod(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ApiServer:
     """Set up a service account with its token, as in a pod."""
     for name, text in (("token", "secret"), ("namespace", "ops")):
         (tmp_path / name).write_text(text)
@@ -368,24 +368,24 @@ def inside(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return server
 
 
-def test_announce(inside: ApiServer) -> None:
+def test_announce(in_pod: ApiServer) -> None:
     """Every transition is an Event on the CronJob, with the uid that `kubectl describe` needs."""
-    inside.answers[f"POST {CORE}/events"] = (201, {})
+    in_pod.answers[f"POST {CORE}/events"] = (201, {})
     assert (
         kubernetes.announce(
             "ops-worker-health-29400000", [("ingest", "http 503\nX: y"), ("evaluator", "")]
         )
         == []
     )
-    first, second = (body for method, _, body in inside.asked if method == "POST")
-    about = {
+    first, second = (body for method, _, body in in_pod.asked if method == "POST")
+    cronjob_reference = {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
         "namespace": "ops",
         "name": "ops-worker-health",
         "uid": "uid-ops-worker-health",
     }
-    assert first["involvedObject"] == about
+    assert first["involvedObject"] == cronjob_reference
     assert (first["type"], first["reason"], first["message"]) == (
         "Warning",
         "ServiceUnhealthy",
@@ -412,20 +412,20 @@ def test_announce(inside: ApiServer) -> None:
     ],
 )
 def test_announce_refused(
-    inside: ApiServer, job: str, answers: dict[str, Any], warning: str
+    in_pod: ApiServer, job: str, answers: dict[str, Any], warning: str
 ) -> None:
     """Any failure of an Event is a warning."""
-    inside.answers |= answers
+    in_pod.answers |= answers
     assert kubernetes.announce(job, [("ingest", "http 503")]) == [warning]
 
 
 @pytest.mark.parametrize("deadline_s", [2.0, -1.0])
-def test_announce_in_time(inside: ApiServer, deadline_s: float) -> None:
+def test_announce_in_time(in_pod: ApiServer, deadline_s: float) -> None:
     """Events take no longer than the time that the pass has left."""
     importlib.import_module("kubernetes.client")  # the import may take longer than the deadline
-    inside.answers[f"GET {BATCH}/cronjobs/ops-worker-health"] = (0, {})
+    in_pod.answers[f"GET {BATCH}/cronjobs/ops-worker-health"] = (0, {})
     (warning,) = kubernetes.announce("ops-worker-health-1", [("ingest", "http 503")], deadline_s)
-    assert not inside.closed.is_set(), "the deadline ended the call: the answer is still to come"
+    assert not in_pod.closed.is_set(), "the deadline ended the call before the answer"
     assert warning.startswith(
         "no answer from" if deadline_s > 0 else "no time was left for Kubernetes Events"
     )

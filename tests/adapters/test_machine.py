@@ -1,4 +1,4 @@
-"""Facts about the machine, read from any content of its files."""
+"""Facts about the machine, from files with any content."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_nothing_is_said(files: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "text", "expected"),
+    ("name", "text", "expected"),
     [
         ("cgroup/cpu.stat", "usage_usec 5\nthrottled_usec 2500000\n", 2.5),
         ("cgroup/pods/a/cpu.stat", "throttled_usec 1000000\n", 1.0),
@@ -63,8 +63,8 @@ def test_nothing_is_said(files: Path) -> None:
         ("cgroup/cpu.stat", "usage_usec 5\n", None),
     ],
 )
-def test_throttled_s(files: Path, place: str, text: str, expected: float | None) -> None:
+def test_throttled_s(files: Path, name: str, text: str, expected: float | None) -> None:
     """The statistics come from the cgroup's own folder, or from the root in a container."""
     write(files / "membership", "9:name=systemd:/\n3:cpu,cpuacct:/x\n0::/pods/a\nodd\n")
-    write(files / place, text)
+    write(files / name, text)
     assert machine.throttled_s() == expected

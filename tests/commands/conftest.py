@@ -21,27 +21,27 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The Chromium of this machine, headless."""
+    """Return the Chromium of this machine, headless."""
     yield from chromium()
 
 
 @pytest.fixture
-def told(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> Database:
-    """A database that the settings name; the stubs are the services."""
+def configured(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """Return the database that the settings name. The stubs are the services."""
     for name, value in (stubs.env | {"DATABASE_URL": database.url}).items():
         monkeypatch.setenv(name, value)
     return database
 
 
 @pytest.fixture
-def looked(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> Database:
-    """A database with two hours of history and a fresh pass of each kind.
+def seeded(configured: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> Database:
+    """Return a database with two hours of history and a new pass of each kind.
 
-    In the newest passes the evaluator is down.
+    In the new passes the evaluator is down.
     """
-    seed(told.url, moved_clock=True)
-    told.compress()
+    seed(configured.url, moved_clock=True)
+    configured.compress()
     stubs["evaluator"].mode = "down"
     assert main(["init-db"]) == main(["health"]) == main(["metrics"]) == 0
     capsys.readouterr()
-    return told
+    return configured

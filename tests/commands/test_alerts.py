@@ -19,26 +19,26 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def opened(told: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> Database:
-    """A database in which the evaluator and the dispatcher have an open alert."""
+def with_alerts(configured: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> Database:
+    """Return a database in which the evaluator and the dispatcher have an open alert."""
     stubs["evaluator"].mode = stubs["dispatcher"].mode = "down"
     assert main(["health"]) == 0
     capsys.readouterr()
-    return told
+    return configured
 
 
 def numbers(database: Database) -> dict[str, int]:
-    """Return the number of the alert of each service."""
+    """Return the ID of each service's alert."""
     return {alert["details"]["service"]: alert["id"] for alert in database.alerts()}
 
 
-def test_list(opened: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list(with_alerts: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """Open and acknowledged system alerts are listed; --all adds the closed ones."""
     assert main(["alerts", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6 and lines[2].split()[1:3] == ["evaluator", "OPEN"]
     assert lines[3].startswith("  Service unhealthy: evaluator (")
-    opened.rows(
+    with_alerts.rows(
         "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() WHERE tenant_id = '__system__'"
     )
     assert main(["alerts", "list"]) == 0
@@ -51,18 +51,19 @@ def test_list(opened: Database, capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-def test_acknowledge(opened: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
+def test_acknowledge(
+    with_alerts: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The row gets the person and the time, and a second acknowledgement is refused.
 
     The alert closes when the service recovers.
     """
-    number = numbers(opened)["evaluator"]
+    number = numbers(with_alerts)["evaluator"]
     assert main(["alerts", "ack", str(number), "--by", "kim"]) == 0
     assert capsys.readouterr().out == f"alert {number} of evaluator is acknowledged by kim\n"
-    row = next(alert for alert in opened.alerts() if alert["id"] == number)
-    assert (row["status"], row["acknowledged_by"]) == ("ACKNOWLEDGED", "kim") and row[
-        "acknowledged_at"
-    ] is not None
+    row = next(alert for alert in with_alerts.alerts() if alert["id"] == number)
+    assert (row["status"], row["acknowledged_by"]) == ("ACKNOWLEDGED", "kim")
+    assert row["acknowledged_at"] is not None
     assert main(["alerts", "ack", str(number)]) == 2
     assert (
         capsys.readouterr().err
@@ -70,41 +71,41 @@ def test_acknowledge(opened: Database, stubs: Stubs, capsys: pytest.CaptureFixtu
     )
     stubs["evaluator"].mode = "ok"
     assert main(["health"]) == 0
-    assert next(alert for alert in opened.alerts() if alert["id"] == number)["status"] == "CLOSED"
+    assert (
+        next(alert for alert in with_alerts.alerts() if alert["id"] == number)["status"] == "CLOSED"
+    )
 
 
-def test_close(opened: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """`alerts close` does what a recovery does.
+def test_close(with_alerts: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """`alerts close` changes a row in the same way as a recovery.
 
     The next pass opens a new alert if the service is still unhealthy.
     """
-    number = numbers(opened)["evaluator"]
+    number = numbers(with_alerts)["evaluator"]
     assert main(["alerts", "close", str(number)]) == 0
-    row = next(alert for alert in opened.alerts() if alert["id"] == number)
-    assert (
-        row["status"] == "CLOSED"
-        and row["closed_at"] is not None
-        and "resolved_at" in row["details"]
-    )
+    row = next(alert for alert in with_alerts.alerts() if alert["id"] == number)
+    assert row["status"] == "CLOSED"
+    assert row["closed_at"] is not None
+    assert "resolved_at" in row["details"]
     assert main(["alerts", "close", str(number)]) == 2
     assert f"alert {number} is CLOSED already" in capsys.readouterr().err
     assert main(["health"]) == 0
-    assert numbers(opened)["evaluator"] > number
+    assert numbers(with_alerts)["evaluator"] > number
 
 
 @pytest.mark.parametrize("number", ["999999", "0", "x", "-1", "9" * 30, "\u0661"])
-def test_unknown(opened: Database, capsys: pytest.CaptureFixture[str], number: str) -> None:
+def test_unknown(with_alerts: Database, capsys: pytest.CaptureFixture[str], number: str) -> None:
     """A missing alert and an alert of a tenant are refused, and nothing changes."""
-    before = opened.rows("SELECT * FROM fleet_alert ORDER BY id")
-    tenants = opened.value("SELECT min(id) FROM fleet_alert WHERE tenant_id <> '__system__'")
+    before = with_alerts.rows("SELECT * FROM fleet_alert ORDER BY id")
+    tenants = with_alerts.value("SELECT min(id) FROM fleet_alert WHERE tenant_id <> '__system__'")
     for argument in (number, str(tenants)):
         assert main(["alerts", "ack", argument]) == main(["alerts", "close", argument]) == 2
     assert f"there is no system alert {tenants}; open alerts: " in capsys.readouterr().err
-    assert opened.rows("SELECT * FROM fleet_alert ORDER BY id") == before
+    assert with_alerts.rows("SELECT * FROM fleet_alert ORDER BY id") == before
 
 
 def test_prune(
-    opened: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    with_alerts: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`alerts prune` removes state rows and alerts of services that are no longer monitored.
 
@@ -114,68 +115,72 @@ def test_prune(
     assert capsys.readouterr().out == "alerts prune: 0 services were removed\n"
     monkeypatch.setenv("EVALUATOR_HEALTH_URL", "")
     monkeypatch.setenv("INGEST_HEALTH_URL", "")
-    before = (opened.health(), opened.alerts())
+    before = (with_alerts.health(), with_alerts.alerts())
     assert main(["alerts", "prune", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("would remove evaluator: row of ") and lines[0].endswith(
-        f", alert {numbers(opened)['evaluator']} closed"
-    )
-    assert (
-        lines[1].startswith("would remove ingest: row of ")
-        and lines[2] == "alerts prune: 2 services would be removed"
-    )
-    assert (opened.health(), opened.alerts()) == before
+    assert lines[0].startswith("would remove evaluator: row of ")
+    assert lines[0].endswith(f", alert {numbers(with_alerts)['evaluator']} closed")
+    assert lines[1].startswith("would remove ingest: row of ")
+    assert lines[2] == "alerts prune: 2 services would be removed"
+    assert (with_alerts.health(), with_alerts.alerts()) == before
     assert main(["alerts", "prune"]) == 0
     assert capsys.readouterr().out.endswith("alerts prune: 2 services were removed\n")
-    assert sorted(opened.health()) == ["delivery_worker", "dispatcher"]
-    assert {alert["details"]["service"]: alert["status"] for alert in opened.alerts()} == {
+    assert sorted(with_alerts.health()) == ["delivery_worker", "dispatcher"]
+    assert {alert["details"]["service"]: alert["status"] for alert in with_alerts.alerts()} == {
         "evaluator": "CLOSED",
         "dispatcher": "OPEN",
     }
-    opened.rows(
+
+
+def test_prune_alert_of_the_worker(
+    with_alerts: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`alerts prune` closes the worker's own alert only if no pass can close it."""
+    assert main(["alerts", "close", str(numbers(with_alerts)["evaluator"])]) == 0
+    with_alerts.rows(
         "UPDATE fleet_alert SET fingerprint = 'system-health:ops_worker' "
         "WHERE status = 'OPEN' AND tenant_id = '__system__'"
     )
+    capsys.readouterr()
     assert main(["alerts", "prune", "--dry-run"]) == 0
     assert capsys.readouterr().out == "alerts prune: 0 services would be removed\n", (
         "the passes close the worker's own alert"
     )
     monkeypatch.setenv("RECORD_OWN_METRICS", "off")
-    opened.rows("DROP TABLE service_health CASCADE")
+    with_alerts.rows("DROP TABLE service_health CASCADE")
     assert main(["alerts", "prune", "--dry-run"]) == main(["alerts", "prune"]) == 0
     out = capsys.readouterr().out
-    assert "alerts prune: 1 service would be removed\n" in out and out.endswith(
-        "alerts prune: 1 service was removed\n"
-    )
-    assert {alert["status"] for alert in opened.alerts()} == {"CLOSED"}
+    assert "alerts prune: 1 service would be removed\n" in out
+    assert out.endswith("alerts prune: 1 service was removed\n")
+    assert {alert["status"] for alert in with_alerts.alerts()} == {"CLOSED"}
 
 
 def test_prune_with_other_settings(
-    opened: Database,
+    with_alerts: Database,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Settings that share no service with the recorded ones remove nothing: they are others'.
+    """`alerts prune` is refused if no monitored service was ever recorded.
 
-    Services without a row for more than a week, and a catalogue without services, are no reason.
+    Rows older than a week do not count, and a catalogue without services is allowed.
     """
     catalogue = tmp_path / "catalogue.toml"
     catalogue.write_text('builtin = false\n[services.shop]\nurl = "http://shop:8080"\n')
     monkeypatch.setenv("OPS_WORKER_CATALOGUE", str(catalogue))
-    before = (opened.health(), opened.alerts())
-    for more in ([], ["--dry-run"]):
-        assert main(["alerts", "prune", *more]) == 2
+    before = (with_alerts.health(), with_alerts.alerts())
+    for options in ([], ["--dry-run"]):
+        assert main(["alerts", "prune", *options]) == 2
         assert (
             "none of the monitored services (shop) was ever recorded, but passes recorded "
             "delivery_worker, dispatcher, evaluator, ingest lately: run this command with the "
             "catalogue and the INSTALLATION of these passes, on Kubernetes by `ops-worker trigger "
             "--args 'alerts prune' --wait`"
         ) in capsys.readouterr().err
-    assert (opened.health(), opened.alerts()) == before
-    opened.rows("UPDATE service_health SET checked_at = checked_at - interval '8 days'")
+    assert (with_alerts.health(), with_alerts.alerts()) == before
+    with_alerts.rows("UPDATE service_health SET checked_at = checked_at - interval '8 days'")
     assert main(["alerts", "prune", "--dry-run"]) == 0
-    opened.rows("UPDATE service_health SET checked_at = now()")
+    with_alerts.rows("UPDATE service_health SET checked_at = now()")
     catalogue.write_text("builtin = false\n")
     assert main(["alerts", "prune"]) == 0
     assert capsys.readouterr().out.endswith("alerts prune: 4 services were removed\n")
@@ -187,55 +192,55 @@ def actions(database: Database) -> list[tuple[object, ...]]:
     return [(row["action"], row["by"], row["reason"], row["services"]) for row in rows]
 
 
-def test_actions(opened: Database) -> None:
+def test_actions(with_alerts: Database) -> None:
     """Acknowledging, closing and pruning are recorded with person, time and reason."""
-    alerts = numbers(opened)
+    alerts = numbers(with_alerts)
     number = str(alerts["evaluator"])
     assert main(["alerts", "ack", number, "--by", "kim", "--reason", "on it"]) == 0
     assert main(["alerts", "close", number, "--by", "lee", "--reason", "a false alarm"]) == 0
-    assert actions(opened) == [
+    assert actions(with_alerts) == [
         ("acknowledged", "kim", "on it", ["evaluator"]),
         ("closed", "lee", "a false alarm", ["evaluator"]),
     ]
-    assert opened.value("SELECT count(*) FROM ops_worker_action WHERE alert = %s", number) == 2
+    assert with_alerts.value("SELECT count(*) FROM ops_worker_action WHERE alert = %s", number) == 2
 
 
-def test_pruned_history_ends(opened: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pruned_history_ends(with_alerts: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """The history of a pruned service ends with the last pass.
 
     The next pass reads the ledger again.
     """
-    lasting = "SELECT service FROM ops_worker_span WHERE last_at IS NULL ORDER BY 1"
+    open_spans = "SELECT service FROM ops_worker_span WHERE last_at IS NULL ORDER BY 1"
     monkeypatch.setenv("INGEST_HEALTH_URL", "")
     assert main(["alerts", "prune", "--by", "kim"]) == 0
-    assert [row["service"] for row in opened.rows(lasting)] == [
+    assert [row["service"] for row in with_alerts.rows(open_spans)] == [
         "delivery_worker",
         "dispatcher",
         "evaluator",
     ]
-    assert actions(opened) == [("pruned", "kim", "", ["ingest"])]
+    assert actions(with_alerts) == [("pruned", "kim", "", ["ingest"])]
     ends = (
         "SELECT s.last_at = r.last_at AND s.last_no = r.passes AND r.digest = '' "
         "FROM ops_worker_span AS s JOIN ops_worker_run AS r ON r.id = s.last_run"
     )
-    assert opened.value(ends) is True
+    assert with_alerts.value(ends) is True
 
 
 def test_actions_without_their_table(
-    opened: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    with_alerts: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A role that may not write the table of actions can still act.
 
     A log line says that the action was not recorded.
     """
-    opened.rows("CREATE ROLE ops_limited LOGIN BYPASSRLS PASSWORD 'x'")
-    opened.rows("GRANT ALL ON fleet_alert TO ops_limited")
-    opened.rows("GRANT SELECT ON ops_worker_action TO ops_limited")
-    monkeypatch.setenv("DATABASE_URL", opened.as_user("ops_limited"))
+    with_alerts.rows("CREATE ROLE ops_limited LOGIN BYPASSRLS PASSWORD 'x'")
+    with_alerts.rows("GRANT ALL ON fleet_alert TO ops_limited")
+    with_alerts.rows("GRANT SELECT ON ops_worker_action TO ops_limited")
+    monkeypatch.setenv("DATABASE_URL", with_alerts.as_user("ops_limited"))
     try:
-        assert main(["alerts", "close", str(numbers(opened)["evaluator"])]) == 0
+        assert main(["alerts", "close", str(numbers(with_alerts)["evaluator"])]) == 0
         assert "permission denied for table ops_worker_action" in capsys.readouterr().err
     finally:
-        opened.rows("DROP OWNED BY ops_limited")
-        opened.rows("DROP ROLE ops_limited")
-    assert actions(opened) == []
+        with_alerts.rows("DROP OWNED BY ops_limited")
+        with_alerts.rows("DROP ROLE ops_limited")
+    assert actions(with_alerts) == []

@@ -45,60 +45,61 @@ def check(capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, tuple[
     assert main(["check", "--output", "json"]) == code
     document = json.loads(capsys.readouterr().out)
     assert document["exit_code"] == code
-    for one in document["findings"]:
-        assert one["remedy"] or one["state"] == OK
+    for finding in document["findings"]:
+        assert finding["remedy"] or finding["state"] == OK
     return {
-        one["subject"]: (one["state"], f"{one['found']} | {one['remedy']}")
-        for one in document["findings"]
+        finding["subject"]: (finding["state"], f"{finding['found']} | {finding['remedy']}")
+        for finding in document["findings"]
     }
 
 
 def test_alertmanagers(
-    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    configured: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`check` asks each Alertmanager for its version, and shows no login.
 
     An Alertmanager that does not answer is a warning.
     """
-    with Inbox() as gone:
-        away = gone.url
+    with Inbox() as closed:
+        closed_url = closed.url
     with Inbox() as inbox:
         inbox.body = b'{"versionInfo": {"version": "0.25.0"}}'
         login = inbox.url.replace("://", "://us-er:hunter2-login@")
-        monkeypatch.setenv("ALERTMANAGER_URL", f"{login},{away},{login}/prefix")
-        found = check(capsys)
+        monkeypatch.setenv("ALERTMANAGER_URL", f"{login},{closed_url},{login}/prefix")
+        findings = check(capsys)
         # The requests are made at the same time, so their order varies.
         assert {received.path for received in inbox.requests} == {
             "/api/v2/status",
             "/prefix/api/v2/status",
         }
-    shown = inbox.url.replace("://", "://***@")
-    assert found[f"Alertmanager {shown}"] == (OK, "it answers: version 0.25.0 | ")
-    state, said = found[f"Alertmanager {away}"]
-    assert (state, said.partition(" | ")[0]) == (WARNING, "Connection refused")
-    assert "ALERTMANAGER_URL" in said and "NetworkPolicy" in said
-    assert "hunter2" not in str(found) and "us-er" not in str(found)
-    assert told.alerts() == []
+    shown_url = inbox.url.replace("://", "://***@")
+    assert findings[f"Alertmanager {shown_url}"] == (OK, "it answers: version 0.25.0 | ")
+    state, text = findings[f"Alertmanager {closed_url}"]
+    assert (state, text.partition(" | ")[0]) == (WARNING, "Connection refused")
+    assert "ALERTMANAGER_URL" in text and "NetworkPolicy" in text
+    assert "hunter2" not in str(findings) and "us-er" not in str(findings)
+    assert configured.alerts() == []
 
 
-def test_no_alertmanager(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_alertmanager(configured: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """Without ALERTMANAGER_URL there is no line about an Alertmanager."""
     assert not any("Alertmanager" in subject for subject in check(capsys))
-    assert told.alerts() == []
+    assert configured.alerts() == []
 
 
-def test_well(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_well(configured: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """Only the tables that the first pass creates are not ok, and `check` creates nothing."""
-    found = check(capsys)
-    assert {subject for subject, (state, _) in found.items() if state != OK} == {
+    findings = check(capsys)
+    assert {subject for subject, (state, _) in findings.items() if state != OK} == {
         "table service_health",
         *(f"table {name}" for name in LEDGER_TABLES),
         f"table {DOUBT_TABLE}",
     }
-    assert told.value("SELECT to_regclass('service_health')") is None and told.samples() == {}
-    assert found["setting DATABASE_URL"][1].startswith("(not shown), from the environment")
-    assert re.match(r"healthy, \d+ ms", found["service ingest"][1])
-    assert found["table fleet_alert"][1].startswith("may SELECT, INSERT, UPDATE")
+    assert configured.value("SELECT to_regclass('service_health')") is None
+    assert configured.samples() == {}
+    assert findings["setting DATABASE_URL"][1].startswith("(not shown), from the environment")
+    assert re.match(r"healthy, \d+ ms", findings["service ingest"][1])
+    assert findings["table fleet_alert"][1].startswith("may SELECT, INSERT, UPDATE")
     main(["init-db"])
     capsys.readouterr()
     assert main(["check"]) == 0
@@ -131,34 +132,34 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("sql", "subject", "state", "said"), BROKEN)
+@pytest.mark.parametrize(("sql", "subject", "state", "text"), BROKEN)
 def test_broken_tables(
-    told: Database,
+    configured: Database,
     capsys: pytest.CaptureFixture[str],
     sql: str,
     subject: str,
     state: str,
-    said: str,
+    text: str,
 ) -> None:
-    """A broken table is named with its remedy.
+    """A broken table is reported with its remedy.
 
-    A missing delivery_jobs is no fault, because newer platforms do not have this table.
+    A missing table delivery_jobs is no fault, because newer platforms do not have it.
     """
-    told.rows(sql)
-    found = check(capsys, 3 if state == FAULT else 0)
-    assert found[subject][0] == state
-    assert found[subject][1].startswith(said)
+    configured.rows(sql)
+    findings = check(capsys, 3 if state == FAULT else 0)
+    assert findings[subject][0] == state
+    assert findings[subject][1].startswith(text)
 
 
 def test_role(
-    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    configured: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A table whose rows the role cannot see or write is a fault with its remedy."""
-    told.rows("CREATE ROLE ops_seer LOGIN PASSWORD 'x'")
-    told.rows("GRANT SELECT ON ALL TABLES IN SCHEMA public TO ops_seer")
-    monkeypatch.setenv("DATABASE_URL", told.as_user("ops_seer"))
-    found = check(capsys, 3)
-    assert found["table fleet_alert"] == (
+    configured.rows("CREATE ROLE ops_seer LOGIN PASSWORD 'x'")
+    configured.rows("GRANT SELECT ON ALL TABLES IN SCHEMA public TO ops_seer")
+    monkeypatch.setenv("DATABASE_URL", configured.as_user("ops_seer"))
+    findings = check(capsys, 3)
+    assert findings["table fleet_alert"] == (
         FAULT,
         (
             "row level security hides its rows from this role | "
@@ -166,7 +167,7 @@ def test_role(
             "and that the login role is a member of"
         ),
     )
-    assert found["table system_metrics"] == (
+    assert findings["table system_metrics"] == (
         FAULT,
         (
             "this role may not INSERT | `GRANT INSERT ON system_metrics TO ops_seer`, "
@@ -175,15 +176,13 @@ def test_role(
     )
     monkeypatch.setenv("PG_ROLE", "nobody_here")
     assert "nobody_here" in check(capsys, 3)["database"][1]
-    told.rows("DROP OWNED BY ops_seer")
-    told.rows("DROP ROLE ops_seer")
+    configured.rows("DROP OWNED BY ops_seer")
+    configured.rows("DROP ROLE ops_seer")
 
 
-def test_signs_of_life(
-    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("configured")
+def test_signs_of_life(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a sign of life, `check` suspects the network of this machine, not the services."""
-    assert told.url
     monkeypatch.setenv("DISPATCHER_HEALTH_URL", "")
     monkeypatch.setenv("DELIVERY_HEALTH_URL", "")
     monkeypatch.setenv("EVALUATOR_HEALTH_URL", "http://one.invalid")
@@ -198,41 +197,39 @@ def test_signs_of_life(
     assert signs[1].startswith("none: no name could be resolved: 2 of 2")
 
 
+@pytest.mark.usefixtures("configured")
 def test_services(
-    told: Database,
     stubs: Stubs,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A service that does not answer is a warning, because a pass can run without it."""
-    assert told.url
     stubs["ingest"].mode = "down"
     stubs["evaluator"].mode = "503"
     monkeypatch.setenv("DELIVERY_HEALTH_URL", "")
-    found = check(capsys)
-    assert found["service ingest"] == (
+    findings = check(capsys)
+    assert findings["service ingest"] == (
         WARNING,
         "down: Connection refused | check its URL, its name, the NetworkPolicy, and that it runs",
     )
-    assert found["service evaluator"] == (
+    assert findings["service evaluator"] == (
         WARNING,
         (
             "degraded: http 503 | it answers, but not as the catalogue expects: "
             "check its log and its entry in the catalogue"
         ),
     )
-    assert found["service delivery_worker"] == (OK, "not monitored: its URL is empty | ")
+    assert findings["service delivery_worker"] == (OK, "not monitored: its URL is empty | ")
 
 
+@pytest.mark.usefixtures("configured")
 def test_unverified(
-    told: Database,
     stubs: Stubs,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A service whose certificate is not verified gets a warning, whatever it answers."""
-    assert told.url
+    """A service whose certificate is not verified gets a warning, for any answer."""
     (tmp_path / "c.toml").write_text(
         f'[services.ingest]\nurl = "{stubs["ingest"].url}"\nskip_verify = true\n'
     )
@@ -247,11 +244,9 @@ def test_unverified(
     assert answer["state"] == OK
 
 
-def test_own_limits(
-    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A limit of this process is reported as such, with its remedy."""
-    assert told.url
+@pytest.mark.usefixtures("configured")
+def test_own_limits(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that was not probed because of a limit of this process names the limit's remedy."""
 
     def limited(targets: Sequence[Target], **_: object) -> list[Observation]:
         return [
@@ -260,13 +255,13 @@ def test_own_limits(
         ]
 
     monkeypatch.setattr(http, "observe", limited)
-    state, said = check(capsys)["service ingest"]
+    state, text = check(capsys)["service ingest"]
     assert state == WARNING
-    assert said.startswith("not probed: no files | raise the limit that is named")
+    assert text.startswith("not probed: no files | raise the limit that is named")
 
 
+@pytest.mark.usefixtures("configured")
 def test_nothing_to_do(
-    told: Database,
     capsys: pytest.CaptureFixture[str],
     stubs: Stubs,
     monkeypatch: pytest.MonkeyPatch,
@@ -275,22 +270,21 @@ def test_nothing_to_do(
     for name in stubs.env:
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("SYSTEM_ALERT_ENABLED", "flase")
-    assert told.url
-    found = check(capsys)
-    assert found["services"][0] == found["SYSTEM_ALERT_ENABLED"][0] == WARNING
+    findings = check(capsys)
+    assert findings["services"][0] == findings["SYSTEM_ALERT_ENABLED"][0] == WARNING
 
 
 def test_not_permitted(
-    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    configured: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A missing privilege is reported with its GRANT.
 
     The statement of the built-in figure is not blamed.
     """
-    told.rows("CREATE ROLE ops_checked LOGIN PASSWORD 'x' BYPASSRLS")
-    monkeypatch.setenv("DATABASE_URL", told.as_user("ops_checked"))
-    found = check(capsys, code=3)
-    assert found["figure platform.devices_online"] == (
+    configured.rows("CREATE ROLE ops_checked LOGIN PASSWORD 'x' BYPASSRLS")
+    monkeypatch.setenv("DATABASE_URL", configured.as_user("ops_checked"))
+    findings = check(capsys, code=3)
+    assert findings["figure platform.devices_online"] == (
         FAULT,
         (
             "permission denied for table device_state | "
@@ -298,24 +292,20 @@ def test_not_permitted(
         ),
     )
     monkeypatch.setenv("PG_ROLE", "pulse_operator")
-    state, said = check(capsys, code=3)["database"]
-    assert (
-        state == FAULT
-        and "| grant that to the login role, or set PG_ROLE to a role that has it" in said
-    )
-    told.rows("DROP ROLE ops_checked")
+    state, text = check(capsys, code=3)["database"]
+    assert state == FAULT
+    assert "| grant that to the login role, or set PG_ROLE to a role that has it" in text
+    configured.rows("DROP ROLE ops_checked")
 
 
-def test_away(
-    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A database that is away is a fault, and the other checks still run."""
-    assert told.url
+@pytest.mark.usefixtures("configured")
+def test_away(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unreachable database is a fault, and the other checks still run."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://a:hush@127.0.0.1:9/d")
-    found = check(capsys, 3)
-    assert found["database"][0] == FAULT and "check that it runs" in found["database"][1]
-    assert found["service ingest"][0] == OK
-    assert "hush" not in str(found)
+    findings = check(capsys, 3)
+    assert findings["database"][0] == FAULT and "check that it runs" in findings["database"][1]
+    assert findings["service ingest"][0] == OK
+    assert "hush" not in str(findings)
 
 
 def test_settings(
@@ -329,19 +319,17 @@ def test_settings(
     monkeypatch.setenv("PASS_DEADLINE", "1")
     assert main(["check"]) == 2
     out = capsys.readouterr().out
-    assert (
-        "PG_PORT is 'x'" in out
-        and "PASS_DEADLINE is '1'" in out
-        and out.endswith("check: 0 ok, 0 warning, 3 fault\n")
-    )
+    assert "PG_PORT is 'x'" in out
+    assert "PASS_DEADLINE is '1'" in out
+    assert out.endswith("check: 0 ok, 0 warning, 3 fault\n")
     (tmp_path / ".env").write_text("PG_PASS=hush\nPG_HOST=127.0.0.1\n")
     monkeypatch.setenv("PG_PORT", "9")
     monkeypatch.delenv("PASS_DEADLINE")
     for name in ("INGEST_URL", "EVALUATOR_URL", "DISPATCHER_URL", "DELIVERY_URL"):
         monkeypatch.setenv(name, "")
-    found = check(capsys, 3)
-    assert found["setting PG_HOST"] == (OK, "'127.0.0.1', from .env | ")
-    assert found["setting PG_PASS"] == (OK, "(not shown), from .env | ")
+    findings = check(capsys, 3)
+    assert findings["setting PG_HOST"] == (OK, "'127.0.0.1', from .env | ")
+    assert findings["setting PG_PASS"] == (OK, "(not shown), from .env | ")
 
 
 SERVER = {
@@ -361,8 +349,8 @@ SERVER = {
 
 def test_of_server() -> None:
     """An old server, a standby, a wrong clock and a pooler are reported."""
-    found = {one.subject: (one.state, one.found) for one in of_server(SERVER)}
-    assert found == {
+    findings = {finding.subject: (finding.state, finding.found) for finding in of_server(SERVER)}
+    assert findings == {
         "connection": (OK, "database d as r, by login role l, in 5 ms"),
         "version": (WARNING, "PostgreSQL 13.1"),
         "writable": (FAULT, "a standby"),
@@ -414,8 +402,8 @@ def test_of_schema(state: SchemaState, expected: list[tuple[str, str]]) -> None:
     """The version and the view are judged in each state, and a warning has a remedy."""
     findings = list(of_schema(state))
     assert len(findings) == len(expected)
-    for finding, (level, said) in zip(findings, expected, strict=True):
-        assert finding.state == level and finding.found.startswith(said)
+    for finding, (level, text) in zip(findings, expected, strict=True):
+        assert finding.state == level and finding.found.startswith(text)
         assert bool(finding.remedy) is (level == WARNING)
 
 
@@ -442,48 +430,46 @@ def test_type_under_a_view(readers: list[str], remedy: str) -> None:
     }
     rows = [{"name": table.name, "present": False} for table in TABLES]
     rows = [row | {"name": r["name"]} if r["name"] == "system_metrics" else r for r in rows]
-    found = {finding.subject: finding for finding in of_tables(rows)}
-    assert found["table system_metrics"].state == WARNING
-    assert found["table system_metrics"].remedy.startswith(remedy)
+    findings = {finding.subject: finding for finding in of_tables(rows)}
+    assert findings["table system_metrics"].state == WARNING
+    assert findings["table system_metrics"].remedy.startswith(remedy)
 
 
+@pytest.mark.usefixtures("configured")
 def test_cluster(
-    told: Database,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
     """In a pod, `check` looks at the CronJobs, unless the pod has no token.
 
-    If it cannot read them, that is a warning.
+    CronJobs that it cannot read are a warning.
     """
-    assert told.url
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "9")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    state, said = check(capsys)["CronJobs"]
-    assert state == WARNING and "run `ops-worker cluster` with access to the cluster" in said
+    state, text = check(capsys)["CronJobs"]
+    assert state == WARNING and "run `ops-worker cluster` with access to the cluster" in text
     monkeypatch.delenv("KUBECONFIG")
     monkeypatch.setattr(kubernetes, "TOKEN", tmp_path / "token")
-    state, said = check(capsys)["CronJobs"]
-    assert state == OK and said.startswith(
-        "not checked: this pod has no token of a service account"
-    )
+    state, text = check(capsys)["CronJobs"]
+    assert state == OK
+    assert text.startswith("not checked: this pod has no token of a service account")
     (tmp_path / "token").write_text("t")
     assert check(capsys)["CronJobs"][0] == WARNING
 
 
+@pytest.mark.usefixtures("configured")
 def test_near_misses(
-    told: Database,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """A variable that almost has the name of a setting is reported with that setting.
+    """A variable whose name resembles a setting is reported with that setting.
 
     Its value is never shown. Variables that other programs read are not reported.
     """
-    assert told.url and main(["init-db"]) == 0
+    assert main(["init-db"]) == 0
     (tmp_path / "own.toml").write_text(
         '[services.gate]\nurl = "http://127.0.0.1:9"\nheaders = { A = "${GATE_TOKEN}" }\n',
         encoding="utf-8",
@@ -504,7 +490,7 @@ def test_near_misses(
     assert {subject for subject in check(capsys) if subject.startswith("variable ")} == before
     for name in ("PG_PASSWORD", "INGEST_ULR", "DATABSE_URL", "LOGLEVEL", "OPS_WORKER_DATABASE_URL"):
         monkeypatch.setenv(name, "hush")
-    found = check(capsys)
+    findings = check(capsys)
     for name, meant in (
         ("PG_PASSWORD", "PG_PASS"),
         ("INGEST_ULR", "INGEST_URL"),
@@ -512,8 +498,11 @@ def test_near_misses(
         ("LOGLEVEL", "LOG_LEVEL"),
         ("OPS_WORKER_DATABASE_URL", "DATABASE_URL"),
     ):
-        assert found[f"variable {name}"] == (WARNING, f"nothing reads it | did you mean {meant}?")
-    assert "hush" not in str(found)
+        assert findings[f"variable {name}"] == (
+            WARNING,
+            f"nothing reads it | did you mean {meant}?",
+        )
+    assert "hush" not in str(findings)
 
 
 def test_missing_by_another_name(
@@ -549,8 +538,8 @@ def test_missing_by_another_name(
     assert main(["health", "--env-file", str(tmp_path / "none")]) == 2
 
 
+@pytest.mark.usefixtures("configured")
 def test_keys_of_the_env_file(
-    told: Database,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -559,7 +548,7 @@ def test_keys_of_the_env_file(
 
     Settings, references of the catalogue and references in the file itself are read.
     """
-    assert told.url and main(["init-db"]) == 0
+    assert main(["init-db"]) == 0
     (tmp_path / "own.toml").write_text(
         '[services.gate]\nurl = "http://127.0.0.1:9"\nheaders = { A = "${GATE_TOKEN}" }\n',
         encoding="utf-8",
@@ -569,9 +558,9 @@ def test_keys_of_the_env_file(
         "TERMINATION_MESSAGE_PATH=${BASE}/t\n"
         "INGEST_ULR=hush\nPGPASSWORD=hush\nCOMPOSE_FILE=hush\n"
     )
-    found = check(capsys)
+    findings = check(capsys)
     assert {
-        subject: said for subject, (_, said) in found.items() if subject.startswith(".env: ")
+        subject: text for subject, (_, text) in findings.items() if subject.startswith(".env: ")
     } == {
         ".env: INGEST_ULR": "nothing reads this key | did you mean INGEST_URL?",
         ".env: PGPASSWORD": "nothing reads this key | did you mean PG_PASS?",
@@ -580,59 +569,57 @@ def test_keys_of_the_env_file(
             "lists the names that are read"
         ),
     }
-    assert "hush" not in str(found)
+    assert "hush" not in str(findings)
     (tmp_path / "other").write_text("LOGLEVEL=DEBUG\n")
     capsys.readouterr()
     assert main(["check", "--env-file", str(tmp_path / "other")]) == 0
-    said = capsys.readouterr().out
-    assert "other: LOGLEVEL" in said and "COMPOSE_FILE" not in said
+    text = capsys.readouterr().out
+    assert "other: LOGLEVEL" in text and "COMPOSE_FILE" not in text
     monkeypatch.setenv("OPS_WORKER_CATALOGUE", "none.toml")
     assert [subject for subject in check(capsys, 2) if subject.startswith(".env: ")] == [], (
-        "nobody knows what it refers to"
+        "without the catalogue its references are unknown"
     )
 
 
+@pytest.mark.usefixtures("configured")
 @pytest.mark.parametrize(
     ("word", "is_odd"),
     [("maybe", True), ("flase", True), ("2", True), ("off", False), (" No ", False), ("", False)],
 )
 def test_odd_words(
-    told: Database,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     word: str,
     is_odd: bool,
 ) -> None:
-    """A switch with an unknown word is off; `check` and the log of a pass say so."""
-    assert told.url and main(["init-db"]) == 0
+    """A switch with an unknown word counts as off. `check` and the log of a pass report it."""
+    assert main(["init-db"]) == 0
     monkeypatch.setenv("SYSTEM_ALERT_ENABLED", word)
     off = f"{word!r} is neither on nor off, and counts as off" if is_odd else "off"
-    state, said = check(capsys)["SYSTEM_ALERT_ENABLED"]
-    assert state == WARNING and said.startswith(
+    state, text = check(capsys)["SYSTEM_ALERT_ENABLED"]
+    assert state == WARNING
+    assert text.startswith(
         f"{off}: the health pass does nothing, and no alert opens | set it to true"
     )
     assert main(["health"]) == 0
     out, err = capsys.readouterr()
-    assert (
-        out.startswith("health: off")
-        and ("is neither on nor off, and counts as off" in err) is is_odd
-    )
+    assert out.startswith("health: off")
+    assert ("is neither on nor off, and counts as off" in err) is is_odd
     for name in ("RECORD_OWN_METRICS", "KUBERNETES_EVENTS", "SYSTEM_ALERT_ENABLED"):
         monkeypatch.setenv(name, word)
-    found = check(capsys)
+    findings = check(capsys)
     for name in ("RECORD_OWN_METRICS", "KUBERNETES_EVENTS"):
-        assert (found.get(name) == (WARNING, f"{off} | set it to true or false")) is is_odd
+        assert (findings.get(name) == (WARNING, f"{off} | set it to true or false")) is is_odd
     assert main(["metrics"]) == 0
     assert capsys.readouterr().err.count("neither on nor off") == 3 * is_odd
     assert main(["status"]) == 0
-    assert "neither" not in capsys.readouterr().err, "people's commands do not depend on it"
+    assert "neither" not in capsys.readouterr().err, "the commands of people do not depend on it"
 
 
-def test_odd_level(
-    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An unknown log level counts as INFO, and `check` says so."""
-    assert told.url and main(["init-db"]) == 0
+@pytest.mark.usefixtures("configured")
+def test_odd_level(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unknown log level counts as INFO, and `check` reports it."""
+    assert main(["init-db"]) == 0
     for word in ("debug", "", "Warning "):
         monkeypatch.setenv("LOG_LEVEL", word)
         assert "LOG_LEVEL" not in check(capsys)
@@ -648,32 +635,32 @@ def test_odd_level(
 
 @pytest.mark.plain_table
 def test_growth(
-    looked: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    seeded: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The growth of a table is its rows and bytes by the statistics, per day of its age."""
-    looked.rows("ANALYZE system_metrics; ANALYZE ops_worker_span")
+    """The growth of a table is the rows and bytes of its statistics, divided by its age in days."""
+    seeded.rows("ANALYZE system_metrics; ANALYZE ops_worker_span")
     rows, size = (
-        looked.value(f"SELECT {what} FROM pg_class WHERE oid = 'system_metrics'::regclass")
-        for what in ("reltuples", "pg_total_relation_size(oid)")
+        seeded.value(f"SELECT {expression} FROM pg_class WHERE oid = 'system_metrics'::regclass")
+        for expression in ("reltuples", "pg_total_relation_size(oid)")
     )
-    age_s = looked.value("SELECT date_part('epoch', now() - min(time)) FROM system_metrics")
+    age_s = seeded.value("SELECT date_part('epoch', now() - min(time)) FROM system_metrics")
     monkeypatch.setenv("SAMPLES_DAYS", "7")
-    found = check(capsys)
-    state, said = found["growth of system_metrics"]
+    findings = check(capsys)
+    state, text = findings["growth of system_metrics"]
     assert state == OK
-    match = re.match(r"about ([\d.]+) rows and ([\d.]+) MiB per day \(([\d.]+) rows, ", said)
+    match = re.match(r"about ([\d.]+) rows and ([\d.]+) MiB per day \(([\d.]+) rows, ", text)
     assert match
     per_day, mib_per_day, number = map(float, match.groups())
-    assert number == rows == looked.value("SELECT count(*) FROM system_metrics")
+    assert number == rows == seeded.value("SELECT count(*) FROM system_metrics")
     assert per_day == pytest.approx(rows / age_s * 86_400, rel=0.05)
     assert mib_per_day == pytest.approx(size / age_s * 86_400 / 2**20, rel=0.05)
-    assert "the rollup pass removes rows older than 7 d (SAMPLES_DAYS)" in said
+    assert "the rollup pass removes rows older than 7 d (SAMPLES_DAYS)" in text
     assert re.match(
-        r"8 rows, \d+ KiB; .* 400 d \(HISTORY_DAYS\)", found["growth of ops_worker_span"][1]
+        r"8 rows, \d+ KiB; .* 400 d \(HISTORY_DAYS\)", findings["growth of ops_worker_span"][1]
     )
-    looked.rows("UPDATE ops_worker_run SET first_at = first_at - interval '2 days'")
-    said = check(capsys)["growth of ops_worker_span"][1]
-    assert re.match(r"about 4 rows and [\d.]+ KiB per day \(8 rows, .* in 2 d\)", said)
+    seeded.rows("UPDATE ops_worker_run SET first_at = first_at - interval '2 days'")
+    text = check(capsys)["growth of ops_worker_span"][1]
+    assert re.match(r"about 4 rows and [\d.]+ KiB per day \(8 rows, .* in 2 d\)", text)
 
 
 @pytest.mark.parametrize(
@@ -689,19 +676,19 @@ def test_growth(
     ],
 )
 def test_growth_of_odd_tables(
-    looked: Database, capsys: pytest.CaptureFixture[str], statement: str
+    seeded: Database, capsys: pytest.CaptureFixture[str], statement: str
 ) -> None:
-    """Without an index that finds the oldest row, the table is not read.
+    """Without an index for the oldest row, the table is not read.
 
-    Odd times, columns and partitions do not end the command.
+    The command continues with odd times, odd columns and partitions.
     """
-    looked.rows(statement)
+    seeded.rows(statement)
     main(["check", "--output", "json"])
     document = json.loads(capsys.readouterr().out)
-    found = {one["subject"]: one["found"] for one in document["findings"]}
-    assert "database" not in found
-    assert "connection" in found
+    texts = {finding["subject"]: finding["found"] for finding in document["findings"]}
+    assert "database" not in texts
+    assert "connection" in texts
     if "INDEX" in statement or "INHERITS" in statement:
-        assert "per day" not in found["growth of system_metrics"]
+        assert "per day" not in texts["growth of system_metrics"]
     if "INHERITS" in statement:
-        assert "partitioned" in found["growth of system_metrics"]
+        assert "partitioned" in texts["growth of system_metrics"]

@@ -1,4 +1,4 @@
-"""`ops-worker check` in a pod: what its service account may not read is no problem of a pass."""
+"""`ops-worker check` in a pod: a missing permission of its service account is no warning."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ NOT_CHECKED = "not checked: not permitted to list {} in namespace ops, which no 
 REMEDY = "run `ops-worker cluster` with access to the cluster"
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("configured")
 @pytest.mark.parametrize(
-    ("path", "status", "state", "said"),
+    ("path", "status", "state", "text"),
     [
-        # The Role of the component `events` grants neither.
+        # The Role of the component `events` grants no access to CronJobs and pods.
         (f"{BATCH}/cronjobs", 403, "ok", NOT_CHECKED.format("cronjobs")),
         (f"{CORE}/pods", 403, "ok", NOT_CHECKED.format("pods")),
         (f"{BATCH}/cronjobs", 401, "warning", "does not accept the credentials (401)"),
@@ -41,9 +41,12 @@ def test_permission(
     path: str,
     status: int,
     state: str,
-    said: str,
+    text: str,
 ) -> None:
-    """A missing permission limits the check and is harmless; another answer is a warning."""
+    """If the account may not list the objects, the check is left out, and the state is ok.
+
+    Any other error of the API server is a warning.
+    """
     with serving(tmp_path) as server:
         server.answers[f"GET {path}"] = (status, FORBIDDEN)
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
@@ -52,15 +55,15 @@ def test_permission(
     findings = json.loads(capsys.readouterr().out)["findings"]
     (finding,) = [finding for finding in findings if finding["subject"] == "CronJobs"]
     assert finding["state"] == state
-    assert said in finding["found"]
+    assert text in finding["found"]
     assert finding["remedy"] == ("" if state == "ok" else REMEDY)
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("configured")
 def test_warnings_of_cronjobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command that shows more about a CronJob names the namespace."""
+    """The remedy of a CronJob's warning names the namespace."""
     late = cronjob(lastSuccessfulTime="2026-03-01T12:00:00Z")
     late["spec"]["suspend"] = False
     with serving(tmp_path) as server:

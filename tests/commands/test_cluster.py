@@ -1,4 +1,4 @@
-"""`ops-worker cluster` and `ops-worker trigger`, against an API server of the tests."""
+"""`ops-worker cluster` and `ops-worker trigger`, against a simulated API server."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_commands_name_the_cluster(
         "waiting": {"reason": "CrashLoopBackOff"},
     }
     server.answers |= {
-        f"GET {BATCH}/jobs/a-job": [(200, {}), (200, over("Failed", "DeadlineExceeded"))],
+        f"GET {BATCH}/jobs/a-job": [(200, {}), (200, ended_job("Failed", "DeadlineExceeded"))],
         f"GET {CORE}/pods": [(200, {"items": [blocked]}), (200, {"items": []})],
     }
     assert main(["trigger", *options, "health", "--wait"]) == 1
@@ -118,7 +118,7 @@ def test_commands_name_the_cluster(
 
 
 def test_null_status(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """A CronJob that the controller has not seen yet may have a status of null."""
+    """A new CronJob may have a status of null until the controller handles it."""
     new = cronjob() | {"status": None}
     server.answers[f"GET {BATCH}/cronjobs"] = (200, {"items": [new]})
     assert main(["cluster"]) == 0
@@ -170,15 +170,15 @@ def test_trigger(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_wait(server: ApiServer, capsys: pytest.CaptureFixture[str], code: int, kind: str) -> None:
     """With --wait: show every change, print the pod's log, and return the pass's exit code."""
-    done = {"status": {"conditions": [{"type": kind, "status": "True", "reason": "Why"}]}}
+    ended = {"status": {"conditions": [{"type": kind, "status": "True", "reason": "Why"}]}}
     image = {"reason": "ErrImagePull", "message": "no such\nimage"}
     stuck = pod() | {
         "status": {"phase": "Pending", "containerStatuses": [{"state": {"waiting": image}}]}
     }
     server.answers |= {
-        f"GET {BATCH}/jobs/a-job": [(200, {}), (200, {}), (200, {}), (200, {}), (200, done)],
+        f"GET {BATCH}/jobs/a-job": [(200, {}), (200, {}), (200, {}), (200, {}), (200, ended)],
         f"GET {CORE}/pods": [
-            (200, {"items": found}) for found in ([], [pod()], [stuck], [pod(), pod()], [pod(code)])
+            (200, {"items": pods}) for pods in ([], [pod()], [stuck], [pod(), pod()], [pod(code)])
         ],
         f"GET {CORE}/pods/a-pod/log": (200, "health: 4 services\n"),
     }
@@ -210,7 +210,7 @@ def test_wait_without_a_pod(server: ApiServer) -> None:
     assert main(["trigger", "health", "--wait"]) == 1
 
 
-BOXES = {
+SHARED_SPEC = {
     "initContainers": [{"name": "proxy", "restartPolicy": "Always"}],
     "containers": [{"name": "a-mesh"}, {"name": "ops-worker"}],
 }
@@ -223,23 +223,23 @@ ENDED = {"terminated": {"exitCode": 0, "finishedAt": "2026-03-01T12:00:02Z"}}
 
 
 def shared(phase: str, **states: object) -> dict[str, Any]:
-    """Return a pod with other containers beside the worker's.
+    """Return a pod with the worker's container and other containers.
 
-    ``states`` has the state of each container.
+    ``states`` contains the state of each container.
     """
-    named = {"ours": "ops-worker", "mesh": "a-mesh", "proxy": "proxy"}
-    told = {
+    container_names = {"ours": "ops-worker", "mesh": "a-mesh", "proxy": "proxy"}
+    statuses = {
         field: [
-            {"name": named[name], "state": state}
+            {"name": container_names[name], "state": state}
             for name, state in sorted(states.items())
             if (name == "proxy") == (field[0] == "i")
         ]
         for field in ("initContainerStatuses", "containerStatuses")
     }
-    return pod() | {"spec": BOXES, "status": {"phase": phase} | told}
+    return pod() | {"spec": SHARED_SPEC, "status": {"phase": phase} | statuses}
 
 
-def over(kind: str, reason: str = "") -> dict[str, Any]:
+def ended_job(kind: str, reason: str = "") -> dict[str, Any]:
     """Return a Job that has ended."""
     condition = {"type": kind, "status": "True", "reason": reason, "message": "too long"}
     return {
@@ -250,9 +250,9 @@ def over(kind: str, reason: str = "") -> dict[str, Any]:
 
 
 def test_wait_beside_others(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """Beside other containers, the log and the exit code are those of the worker's container."""
+    """In a pod with other containers, log and exit code come from the worker's container."""
     pulling = {"waiting": {"reason": "ErrImagePull"}}
-    going = shared("Running", ours=ENDED, mesh={"running": {}}, proxy={"running": {}})
+    running = shared("Running", ours=ENDED, mesh={"running": {}}, proxy={"running": {}})
     ended = shared(
         "Failed",
         ours={"terminated": {"exitCode": 3}},
@@ -263,10 +263,10 @@ def test_wait_beside_others(server: ApiServer, capsys: pytest.CaptureFixture[str
         f"GET {BATCH}/jobs/a-job": [
             (200, {}),
             (200, {}),
-            (200, over("Failed", "BackoffLimitExceeded")),
+            (200, ended_job("Failed", "BackoffLimitExceeded")),
         ],
         f"GET {CORE}/pods": [
-            (200, {"items": [one]}) for one in (shared("Pending", proxy=pulling), going, ended)
+            (200, {"items": [item]}) for item in (shared("Pending", proxy=pulling), running, ended)
         ],
         f"GET {CORE}/pods/a-pod/log": (200, "no table\n"),
     }
@@ -298,7 +298,7 @@ def test_wait_first_container_fails(server: ApiServer, capsys: pytest.CaptureFix
         mesh={"terminated": {"exitCode": 7, "reason": "Error"}},
     )
     server.answers |= {
-        f"GET {BATCH}/jobs/a-job": (200, over("Failed")),
+        f"GET {BATCH}/jobs/a-job": (200, ended_job("Failed")),
         f"GET {CORE}/pods": (200, {"items": [broken]}),
     }
     assert main(["trigger", "health", "--wait"]) == 1
@@ -309,14 +309,14 @@ def test_wait_first_container_fails(server: ApiServer, capsys: pytest.CaptureFix
     assert not any("/log" in path for _, path, _ in server.asked)
 
 
-@pytest.mark.parametrize("left", [[], [shared("Running", ours={"running": {}})]])
+@pytest.mark.parametrize("pods", [[], [shared("Running", ours={"running": {}})]])
 def test_wait_deadline(
-    server: ApiServer, capsys: pytest.CaptureFixture[str], left: list[dict[str, Any]]
+    server: ApiServer, capsys: pytest.CaptureFixture[str], pods: list[dict[str, Any]]
 ) -> None:
-    """A Job that exceeded its deadline has no pod; the message says so, with a hint."""
+    """A Job that exceeded its deadline has no pod. The message says so, with a hint."""
     server.answers |= {
-        f"GET {BATCH}/jobs/a-job": (200, over("Failed", "DeadlineExceeded")),
-        f"GET {CORE}/pods": (200, {"items": left}),
+        f"GET {BATCH}/jobs/a-job": (200, ended_job("Failed", "DeadlineExceeded")),
+        f"GET {CORE}/pods": (200, {"items": pods}),
     }
     assert main(["trigger", "health", "--wait"]) == 1
     assert last_error_line(capsys) == (
@@ -330,14 +330,14 @@ def test_wait_deadline(
 def test_wait_sidecar_goes_on(
     server: ApiServer, capsys: pytest.CaptureFixture[str], code: int
 ) -> None:
-    """A sidecar that blocks the Job does not hide the log and exit code of the pass."""
+    """If a sidecar keeps the Job running, log and exit code of the pass are still shown."""
     ended = {"terminated": {"exitCode": code, "finishedAt": "2026-03-01T12:00:02Z"}}
-    going = shared("Running", ours=ended, mesh={"running": {}})
+    running = shared("Running", ours=ended, mesh={"running": {}})
     killed = shared("Failed", ours=ended, mesh={"terminated": {"exitCode": 137}})
-    late = (200, over("Failed", "DeadlineExceeded"))
+    late = (200, ended_job("Failed", "DeadlineExceeded"))
     server.answers |= {
         f"GET {BATCH}/jobs/a-job": [(200, {}), (200, {}), (200, {}), late],
-        f"GET {CORE}/pods": [(200, {"items": found}) for found in ([going], [killed], [], [])],
+        f"GET {CORE}/pods": [(200, {"items": pods}) for pods in ([running], [killed], [], [])],
         f"GET {CORE}/pods/a-pod/log": [(200, "health: 4 services\n")],
     }
     assert main(["trigger", "health", "--wait"]) == code
@@ -356,13 +356,13 @@ def test_wait_sidecar_goes_on(
 
 
 def test_wait_killed(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """A pass that was killed by the Job's deadline failed, even if its exit code was seen."""
+    """A pass that the Job's deadline killed has exit code 1, even if its own was read."""
     running = shared("Running", ours={"running": {}}, mesh={"running": {}})
     killed = shared("Failed", ours={"terminated": {"exitCode": 137}}, mesh=ENDED)
-    late = (200, over("Failed", "DeadlineExceeded"))
+    late = (200, ended_job("Failed", "DeadlineExceeded"))
     server.answers |= {
         f"GET {BATCH}/jobs/a-job": [(200, {}), (200, {}), (200, {}), late],
-        f"GET {CORE}/pods": [(200, {"items": found}) for found in ([running], [killed], [], [])],
+        f"GET {CORE}/pods": [(200, {"items": pods}) for pods in ([running], [killed], [], [])],
     }
     assert main(["trigger", "health", "--wait"]) == 1
     err = capsys.readouterr().err.splitlines()[2:]
@@ -395,15 +395,15 @@ def test_wait_log_gone(server: ApiServer, capsys: pytest.CaptureFixture[str]) ->
     ],
 )
 def test_wait_shards(server: ApiServer, codes: list[int | None], kind: str, code: int) -> None:
-    """For an Indexed Job, the worst of the newest pods of all indexes counts."""
+    """For an Indexed Job, return the worst exit code of the newest pod of each index."""
     pods = [pod(2), *map(pod, codes)]
-    for index, one in zip(("1", "0", "1"), pods, strict=True):
-        one["metadata"] = one["metadata"] | {
+    for index, item in zip(("1", "0", "1"), pods, strict=True):
+        item["metadata"] = item["metadata"] | {
             "annotations": {"batch.kubernetes.io/job-completion-index": index},
-            "creationTimestamp": f"2026-03-0{pods.index(one) + 1}",
+            "creationTimestamp": f"2026-03-0{pods.index(item) + 1}",
         }
     server.answers |= {
-        f"GET {BATCH}/jobs/a-job": (200, over(kind)),
+        f"GET {BATCH}/jobs/a-job": (200, ended_job(kind)),
         f"GET {CORE}/pods": (200, {"items": pods}),
     }
     server.answers[f"GET {CORE}/pods/a-pod/log"] = (200, "")
@@ -444,7 +444,7 @@ def test_wait_out_of_memory(server: ApiServer, capsys: pytest.CaptureFixture[str
     killed = pod(137)
     killed["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] = "OOMKilled"
     server.answers |= {
-        f"GET {BATCH}/jobs/a-job": (200, over("Failed")),
+        f"GET {BATCH}/jobs/a-job": (200, ended_job("Failed")),
         f"GET {CORE}/pods": (200, {"items": [killed]}),
         f"GET {CORE}/pods/a-pod/log": (200, ""),
     }
@@ -473,15 +473,19 @@ def test_never_starts(
     warned: bool,
 ) -> None:
     """A CronJob that can never start gets a warning with the reason."""
-    one = cronjob()
-    one["spec"] |= {"schedule": schedule, "startingDeadlineSeconds": deadline, "suspend": False}
+    scheduled = cronjob()
+    scheduled["spec"] |= {
+        "schedule": schedule,
+        "startingDeadlineSeconds": deadline,
+        "suspend": False,
+    }
     by_hand = cronjob("by-hand")
     by_hand["spec"] |= {"schedule": schedule, "startingDeadlineSeconds": deadline}
-    server.answers[f"GET {BATCH}/cronjobs"] = (200, {"items": [one, by_hand]})
+    server.answers[f"GET {BATCH}/cronjobs"] = (200, {"items": [scheduled, by_hand]})
     assert main(["cluster", "--output", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)["cronjobs"]
-    told = [warning for row in rows for warning in row["warnings"]]
-    assert [warning for warning in told if "startingDeadlineSeconds" in warning] == warned * [
+    warnings = [warning for row in rows for warning in row["warnings"]]
+    assert [warning for warning in warnings if "startingDeadlineSeconds" in warning] == warned * [
         (
             "ops-worker-health: startingDeadlineSeconds is 89; "
             "with @every it must be at least the period (90), or no run ever starts"
@@ -511,7 +515,7 @@ def test_never_starts(
             "2026-03-03T06:30:00Z",
             1,
         ),
-        # If the last run does not agree, the number is the least possible one.
+        # If the last run does not match the schedule, the number is a lower bound.
         (
             "0 6 * * *",
             "",
@@ -549,10 +553,10 @@ def test_interrupted(server: ApiServer) -> None:
         command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
     ) as process:
         assert process.stderr is not None
-        said = [process.stderr.readline() for _ in range(3)]
+        lines = [process.stderr.readline() for _ in range(3)]
         process.send_signal(signal.SIGINT)
         rest = process.communicate(timeout=60)[1]
-    assert said[2] == "a-job: waiting for a pod\n"
+    assert lines[2] == "a-job: waiting for a pod\n"
     assert (process.returncode, rest) == (-signal.SIGINT, "")
 
 
@@ -563,12 +567,12 @@ def test_nobody_reads(server: ApiServer) -> None:
         {"items": [cronjob(f"ops-worker-{number}") for number in range(2000)]},
     )
     script = f"{sys.executable} -m ops_worker cluster | head -1"
-    done = subprocess.run(
+    result = subprocess.run(
         ["sh", "-c", script],
         capture_output=True,
         text=True,
         check=False,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-    assert done.stdout.startswith("CRONJOB")
-    assert "Traceback" not in done.stderr
+    assert result.stdout.startswith("CRONJOB")
+    assert "Traceback" not in result.stderr

@@ -1,4 +1,4 @@
-"""`ops-worker cluster` against an API server with objects as Kubernetes 1.31 gives them."""
+"""`ops-worker cluster` against an API server with objects as Kubernetes 1.31 returns them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def answer(server: ApiServer, **lists: list[dict[str, Any]]) -> None:
 
 
 def document(capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, Any]:
-    """Return what the command prints as JSON."""
+    """Run the command and return its JSON document."""
     assert main(["cluster", "--output", "json", "--fail-on-warnings"]) == code
     parsed: dict[str, Any] = json.loads(capsys.readouterr().out)
     return parsed
@@ -89,25 +89,25 @@ def document(capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, Any
 
 def test_deadline(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
     """A Job that exceeded its deadline has no pod and no exit code; Events have the cause."""
-    about = 'MountVolume.SetUp failed for volume "catalogue" : configmap "gone" not found'
+    message = 'MountVolume.SetUp failed for volume "catalogue" : configmap "gone" not found'
     answer(
         server,
         jobs=[job("DeadlineExceeded", "Job was active longer than specified deadline")],
-        events=[event("Pod/a-job-x7k2p", "FailedMount", about)],
+        events=[event("Pod/a-job-x7k2p", "FailedMount", message)],
     )
     (row,) = document(capsys, code=4)["cronjobs"]
     assert (row["exit_code"], row["last_job"]) == (None, "a-job")
     assert row["job_end"].startswith("Failed: DeadlineExceeded")
     assert row["warnings"] == [
         "ops-worker-health: Job a-job exceeded activeDeadlineSeconds (50 s): its pod, which is "
-        f"gone, could not start: FailedMount: {about}; create the ConfigMap: "
+        f"gone, could not start: FailedMount: {message}; create the ConfigMap: "
         "`kubectl -n ops create configmap gone --from-literal=KEY=VALUE`, "
         "or correct its name in the pod's template"
     ]
 
 
 def test_events_are_selected(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """Only Events that may report a problem are read, also those of an image pull."""
+    """Only Events of problems, kills and image pulls are read."""
     begun = (datetime.now(UTC) - timedelta(seconds=40)).strftime("%Y-%m-%dT%H:%M:%SZ")
     stuck = pod()
     stuck["metadata"] = stuck["metadata"] | {"name": "a-job-x7k2p"}
@@ -135,10 +135,7 @@ def test_events_are_selected(server: ApiServer, capsys: pytest.CaptureFixture[st
 
 
 def test_deployment_and_leftover(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """The Deployment is a row.
-
-    A CronJob of the same pass is reported as left over.
-    """
+    """The Deployment has a row, and a CronJob of the same pass causes a warning."""
     metrics = cronjob("ops-worker-metrics")
     metrics["spec"]["suspend"] = False
     template = {"spec": {"containers": [{"name": "ops-worker", "args": ["metrics"]}]}}
@@ -176,24 +173,21 @@ def test_deployment_and_leftover(server: ApiServer, capsys: pytest.CaptureFixtur
     assert lines[7].startswith(
         "warning: CronJob ops-worker-metrics and Deployment ops-worker-sidecar both run the metrics"
     )
-    shown = document(capsys, code=4)
-    assert shown["deployments"][0]["passes"] == ["metrics"]
-    assert "`kubectl -n ops delete cronjob ops-worker-metrics`" in shown["warnings"][0]
-    assert "`kubectl -n ops delete deployment ops-worker-sidecar`" in shown["warnings"][0]
+    output = document(capsys, code=4)
+    assert output["deployments"][0]["passes"] == ["metrics"]
+    assert "`kubectl -n ops delete cronjob ops-worker-metrics`" in output["warnings"][0]
+    assert "`kubectl -n ops delete deployment ops-worker-sidecar`" in output["warnings"][0]
 
 
 def test_only_a_deployment(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """An installation without a CronJob is valid.
-
-    A Deployment without labels is recognised.
-    """
+    """An installation without a CronJob is valid. A Deployment without labels is recognised."""
     own = deployment()
     own["metadata"]["labels"] = {}
     other = {"metadata": {"name": "shop"}, "spec": {"template": {"spec": {}}}}
     answer(server, cronjobs=[], deployments=[other, own, deployment() | {"spec": {}}])
-    shown = document(capsys, code=4)
-    assert shown["cronjobs"] == []
-    assert [row["name"] for row in shown["deployments"]] == ["ops-worker-sidecar"] * 2
+    output = document(capsys, code=4)
+    assert output["cronjobs"] == []
+    assert [row["name"] for row in output["deployments"]] == ["ops-worker-sidecar"] * 2
     assert not any("/jobs" in path for _, path, _ in server.asked)
 
 

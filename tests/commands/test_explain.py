@@ -1,4 +1,4 @@
-"""`ops-worker explain`: the reason for a state, now and earlier, follows from rows."""
+"""`ops-worker explain`: the reason for a state, now and earlier, comes from rows."""
 
 from __future__ import annotations
 
@@ -23,49 +23,53 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def explained(capsys: pytest.CaptureFixture[str]) -> Any:
+def explain(capsys: pytest.CaptureFixture[str]) -> Any:
     """Return a function that runs the command and returns its document."""
 
-    def explain(*arguments: str) -> Any:
+    def run(*arguments: str) -> Any:
         capsys.readouterr()
         assert main(["explain", "--output", "json", *arguments]) == 0
         return json.loads(capsys.readouterr().out)
 
-    return explain
+    return run
 
 
-def test_now(
-    looked: Database,
-    explained: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """The answer has the state, the pass that saw it, the alert and who acknowledged it."""
-    answer = explained("evaluator")
-    row, (_, alert) = looked.health()["evaluator"], looked.alerts()
+def test_now(seeded: Database, explain: Any) -> None:
+    """The answer has the state with its reason and beginning, the passes and the rule."""
+    answer = explain("evaluator")
+    row = seeded.health()["evaluator"]
     assert (answer["state"], answer["reason"], answer["streak"]) == (
         "down",
         "Connection refused",
         1,
     )
     # Ledger and row have times of the same pass, each rounded to a microsecond.
-    since, recorded = map(datetime.fromisoformat, (answer["since"], row["details"]["since"]))
-    assert abs(since - recorded) < timedelta(milliseconds=1)
+    since, row_since = map(datetime.fromisoformat, (answer["since"], row["details"]["since"]))
+    assert abs(since - row_since) < timedelta(milliseconds=1)
     assert (answer["status_shows"], answer["stale"], answer["ledger"]) == ("down", False, True)
+    assert answer["rule"]["an alert opens after"] == "1 unhealthy pass"
+    assert [item["pass"] for item in answer["passes"]] == ["health", "metrics"]
+
+
+def test_alert_now(seeded: Database, explain: Any) -> None:
+    """The answer has the open alert, its evidence, and the person who acknowledged it."""
+    answer = explain("evaluator")
+    _, alert = seeded.alerts()
     assert answer["alert"] == (
         f"alert {alert['id']} is open "
         f"since {alert['created_at'].astimezone(UTC):%Y-%m-%d %H:%M:%S}, not acknowledged"
     )
-    (shown,) = answer["alerts"]
-    assert (
-        shown["evidence"] == alert["details"]["evidence"]
-        and shown["evidence"]["version"] == __version__
-    )
-    assert answer["rule"]["an alert opens after"] == "1 unhealthy pass"
-    assert [item["pass"] for item in answer["passes"]] == ["health", "metrics"]
+    (answered_alert,) = answer["alerts"]
+    evidence = answered_alert["evidence"]
+    assert evidence == alert["details"]["evidence"] and evidence["version"] == __version__
     assert main(["alerts", "ack", str(alert["id"]), "--by", "kim"]) == 0
-    assert re.search(r", acknowledged by kim at [\d: -]+$", explained("evaluator")["alert"])
-    first, second, plain = spoken(capsys, "evaluator")
+    assert re.search(r", acknowledged by kim at [\d: -]+$", explain("evaluator")["alert"])
+
+
+def test_screen_now(seeded: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """The screen has a sentence about the state, a sentence about the alert, and the evidence."""
+    _, alert = seeded.alerts()
+    first, second, plain = sentences(capsys, "evaluator")
     assert re.fullmatch(
         r"evaluator is down, unhealthy since [\d: -]+, when it was first seen: Connection refused "
         r"\(seen by the (health|metrics) pass \d+ s ago\)",
@@ -74,14 +78,25 @@ def test_now(
     assert re.match(r"alert \d+ is open since ", second)
     assert f"Evidence of alert {alert['id']}\nNAME" in plain
     assert re.search(rf"^version +{__version__}$", plain, re.MULTILINE)
+
+
+def test_closed_by_a_person(seeded: Database, explain: Any) -> None:
+    """The answer names the person who closed the alert, if the table of actions exists."""
+    _, alert = seeded.alerts()
     assert main(["alerts", "close", str(alert["id"]), "--by", "kim"]) == 0
     closed = rf"; kim closed alert {alert['id']} at [\d: -]{{19}}"
-    assert re.search(rf"finds it so{closed}$", explained("evaluator")["alert"])
-    looked.rows("DROP TABLE ops_worker_action")
-    assert explained("evaluator")["alert"].endswith(", or a person has closed it since")
+    assert re.search(rf"finds it so{closed}$", explain("evaluator")["alert"])
+    seeded.rows("DROP TABLE ops_worker_action")
+    assert explain("evaluator")["alert"].endswith(", or a person has closed it since")
+
+
+def test_no_alert_yet(seeded: Database, explain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer says how many unhealthy passes are missing until an alert opens."""
+    _, alert = seeded.alerts()
+    assert main(["alerts", "close", str(alert["id"]), "--by", "kim"]) == 0
     monkeypatch.setenv("ALERT_AFTER_FAILURES", "3")
     assert main(["health"]) == 0
-    answer = explained("evaluator")
+    answer = explain("evaluator")
     assert (answer["alert"], answer["streak"]) == (
         "no alert is open yet: 2 of 3 passes in a row found it so",
         2,
@@ -89,31 +104,31 @@ def test_now(
     assert answer["rule"]["an alert opens after"] == "3 unhealthy passes in a row"
     monkeypatch.setenv("SYSTEM_ALERT_ENABLED", "off")
     assert (
-        explained("evaluator")["alert"]
+        explain("evaluator")["alert"]
         == "no alert is open: SYSTEM_ALERT_ENABLED is off, and so is the health pass"
     )
 
 
-def test_maintenance(looked: Database, explained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maintenance(seeded: Database, explain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A maintenance, now or at the last health pass, is the reason why no alert is open."""
-    looked.rows(
+    seeded.rows(
         "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() "
         "WHERE status = 'OPEN' AND tenant_id = '__system__'"
     )
     assert main(["maintenance", "start"]) == 0
-    until = looked.value("SELECT until FROM ops_worker_maintenance")
+    until = seeded.value("SELECT until FROM ops_worker_maintenance")
     assert (
-        explained("evaluator")["alert"]
+        explain("evaluator")["alert"]
         == f"no alert is open: there is maintenance until {until:%Y-%m-%d %H:%M:%S}"
     )
     monkeypatch.setenv("MAINTENANCE_UNTIL", "2999-01-01T00:00:00Z")
     assert (
-        explained("evaluator")["alert"]
+        explain("evaluator")["alert"]
         == "no alert is open: there is maintenance until 2999-01-01 00:00:00"
     )
     assert main(["maintenance", "end"]) == main(["health"]) == 0
     assert (
-        looked.value(
+        seeded.value(
             "SELECT count(*) FROM system_metrics "
             "WHERE metric_name = 'maintenance' AND value = 1 AND time > now() - interval '1 minute'"
         )
@@ -121,35 +136,35 @@ def test_maintenance(looked: Database, explained: Any, monkeypatch: pytest.Monke
     )
     monkeypatch.delenv("MAINTENANCE_UNTIL")
     assert main(["health"]) == 0
-    looked.rows(
+    seeded.rows(
         "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() "
         "WHERE status = 'OPEN' AND tenant_id = '__system__'"
     )
-    assert explained("evaluator")["alert"].startswith(
+    assert explain("evaluator")["alert"].startswith(
         "no alert is open: it opens with the next health pass"
     ), "the maintenance is over"
 
 
+@pytest.mark.usefixtures("seeded")
 def test_unknown_is_a_result(
-    looked: Database, stubs: Stubs, explained: Any, capsys: pytest.CaptureFixture[str]
+    stubs: Stubs, explain: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A service with an unusable answer was probed.
 
     Its state `unknown` is a result of the health pass.
     """
     stubs["ingest"].mode = "bad-json"
-    assert looked.url and main(["health"]) == 0
-    answer = explained("ingest")
-    assert (answer["state"], answer["seen_by"]) == ("unknown", "the health pass") and answer[
-        "alert"
-    ].startswith("alert ")
+    assert main(["health"]) == 0
+    answer = explain("ingest")
+    assert (answer["state"], answer["seen_by"]) == ("unknown", "the health pass")
+    assert answer["alert"].startswith("alert ")
     assert re.fullmatch(
         r"ingest is unknown, unhealthy since [\d: -]+(, at most \d+ s earlier)?: bad JSON: .* "
         r"\(seen by the health pass \d+ s ago\)",
-        spoken(capsys, "ingest")[0],
-    ), "the metrics pass saw it healthy a moment before: it does not count any more"
-    saw = {sight["pass"]: sight["state"] for sight in answer["sights"]}
-    assert saw == {"metrics": "healthy", "health": "unknown"}
+        sentences(capsys, "ingest")[0],
+    ), "the metrics pass saw it healthy just before, but the newer health pass counts"
+    states = {sight["pass"]: sight["state"] for sight in answer["sights"]}
+    assert states == {"metrics": "healthy", "health": "unknown"}
     assert main(["explain", "ingest"]) == 0
     assert re.search(
         r"^What each pass saw\nPASS.*\nmetrics +healthy .*\nhealth +unknown ",
@@ -158,8 +173,8 @@ def test_unknown_is_a_result(
     )
 
 
+@pytest.mark.usefixtures("seeded")
 def test_secret_in_a_url(
-    looked: Database,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -174,7 +189,6 @@ def test_secret_in_a_url(
         ("P", "hush"),
     ):
         monkeypatch.setenv(name, value)
-    assert looked.url
     assert (
         main(["explain", "gate"])
         == main(["catalogue", "show"])
@@ -182,31 +196,37 @@ def test_secret_in_a_url(
         == 0
     )
     out = capsys.readouterr().out
-    assert (
-        "s3cret" not in out
-        and "hush" not in out
-        and out.count("http://***@localhost/${TOKEN}/health") == 3
-    )
+    assert "s3cret" not in out
+    assert "hush" not in out
+    assert out.count("http://***@localhost/${TOKEN}/health") == 3
 
 
-def test_stale(looked: Database, explained: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a ledger, an old row is stale, as in `status`.
+STOPPED = (
+    "UPDATE service_health SET checked_at = now() - interval '10 minutes', "
+    "details = details || jsonb_build_object('since', now() - interval '20 minutes')"
+)
+"""Makes all rows as old as if the health pass had stopped ten minutes ago."""
 
-    Invalid details are still explained.
-    """
-    looked.rows(
-        "UPDATE service_health SET checked_at = now() - interval '10 minutes', "
-        "details = details || jsonb_build_object('since', now() - interval '20 minutes')"
-    )
-    answer = explained("ingest")
+
+def test_stale(seeded: Database, explain: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """If the health pass has stopped, the answer says that `status` shows the service as stale."""
+    seeded.rows(STOPPED)
+    answer = explain("ingest")
     assert (answer["state"], answer["seen_by"]) == ("healthy", "the metrics pass")
     assert answer["status_shows"] == "stale"
     assert (
         "`ops-worker status` shows stale: the health pass has not looked lately\n"
-        in (spoken(capsys, "ingest")[2])
+        in (sentences(capsys, "ingest")[2])
     )
-    looked.rows("DROP TABLE ops_worker_run")
-    answer = explained("ingest")
+
+
+def test_stale_without_a_ledger(
+    seeded: Database, explain: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a ledger, an old row is stale, as in `status`."""
+    seeded.rows(STOPPED)
+    seeded.rows("DROP TABLE ops_worker_run")
+    answer = explain("ingest")
     assert (answer["state"], answer["reason"], answer["alert"]) == (
         "stale",
         "no pass has looked since; it was healthy",
@@ -216,42 +236,47 @@ def test_stale(looked: Database, explained: Any, capsys: pytest.CaptureFixture[s
     assert (answer["turns"], answer["past"], answer["sights"]) == ([], None, [])
     assert re.fullmatch(
         r"ingest is stale: no pass has looked since [\d: -]+ \(10 min ago\); it was healthy",
-        spoken(capsys, "ingest")[0],
+        sentences(capsys, "ingest")[0],
     )
-    looked.rows(
+
+
+def test_odd_details(seeded: Database, explain: Any) -> None:
+    """Without a ledger, a row with invalid details is still explained."""
+    seeded.rows("DROP TABLE ops_worker_run")
+    seeded.rows(
         "UPDATE service_health SET checked_at = now(), details = '[]' WHERE service = 'ingest'"
     )
-    assert explained("ingest")["state"] == "healthy"
-    looked.rows(
+    assert explain("ingest")["state"] == "healthy"
+    seeded.rows(
         "UPDATE service_health SET status = 'unhealthy', "
         """details = '{"http_status": 503, "since": "9"}' """
         "WHERE service = 'ingest'"
     )
-    answer = explained("ingest")
+    answer = explain("ingest")
     assert (answer["state"], answer["reason"], answer["streak"]) == ("unhealthy", "http 503", None)
-    assert parse_time("0001-01-01T00:00:00+23:00") is None or parse_time(None) is None
+    assert parse_time("0001-01-01T00:00:00+23:00") is None and parse_time(None) is None
 
 
-def test_others(looked: Database, explained: Any) -> None:
+def test_others(seeded: Database, explain: Any) -> None:
     """The database, the worker and a service that is no longer monitored can be explained."""
-    answer = explained("postgres")
+    answer = explain("postgres")
     assert (answer["state"], answer["rule"]["an alert opens"]) == ("healthy", "never")
-    looked.move_samples(
+    seeded.move_samples(
         "time - interval '1 hour'", "service = 'postgres' AND time > now() - interval '55 min'"
     )
-    answer = explained("postgres")
+    answer = explain("postgres")
     assert (answer["state"], answer["last_state"]) == ("stale", "healthy")
-    looked.rows("DELETE FROM system_metrics WHERE service = 'postgres'")
-    assert explained("postgres")["state"] == "unknown"
-    answer = explained("ops_worker")
+    seeded.rows("DELETE FROM system_metrics WHERE service = 'postgres'")
+    assert explain("postgres")["state"] == "unknown"
+    answer = explain("ops_worker")
     assert (answer["state"], answer["seen_by"]) == ("healthy", "its passes")
-    looked.move_samples("time - interval '181 seconds'", "tags ->> 'pass' = 'metrics'")
-    answer = explained("ops_worker")
+    seeded.move_samples("time - interval '181 seconds'", "tags ->> 'pass' = 'metrics'")
+    answer = explain("ops_worker")
     assert (answer["state"], answer["reason"]) == ("stale", "not recorded for 3 periods: metrics")
-    looked.rows("DELETE FROM system_metrics WHERE service = 'ops_worker'")
-    assert explained("ops_worker")["state"] == "unknown"
-    looked.rows("UPDATE service_health SET service = 'gone' WHERE service = 'ingest'")
-    answer = explained("gone")
+    seeded.rows("DELETE FROM system_metrics WHERE service = 'ops_worker'")
+    assert explain("ops_worker")["state"] == "unknown"
+    seeded.rows("UPDATE service_health SET service = 'gone' WHERE service = 'ingest'")
+    answer = explain("gone")
     assert (answer["state"], answer["rule"]) == (
         "healthy",
         {
@@ -262,67 +287,61 @@ def test_others(looked: Database, explained: Any) -> None:
     )
 
 
-def test_row_in_the_past(looked: Database, explained: Any) -> None:
-    """Without a ledger, a row holds since its streak began, if a pass ran then."""
+def test_row_in_the_past(seeded: Database, explain: Any) -> None:
+    """Without a ledger, a row counts from the beginning of its streak, if a pass ran then."""
     begun = "details = details || jsonb_build_object('since', now() - interval '3 hours')"
-    looked.rows(f"UPDATE service_health SET {begun} WHERE service IN ('ingest', 'evaluator')")
-    looked.rows("DROP TABLE ops_worker_span")
-    answer = explained("evaluator", "--at", "50m")
+    seeded.rows(f"UPDATE service_health SET {begun} WHERE service IN ('ingest', 'evaluator')")
+    seeded.rows("DROP TABLE ops_worker_span")
+    answer = explain("evaluator", "--at", "50m")
     assert (answer["state"], answer["reason"], answer["streak"], answer["seen_by"]) == (
         "unhealthy",
         "",
         None,
         "the health pass",
     )
-    answer = explained("ingest", "--at", "70m")
+    answer = explain("ingest", "--at", "70m")
     assert (answer["state"], answer["reason"]) == (
         "stale",
         "no pass has looked since; it was healthy",
     )
-    looked.rows(
+    seeded.rows(
         "DELETE FROM system_metrics "
         "WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health' "
         "AND time < now() - interval '1 minute'"
     )
-    assert explained("ingest", "--at", "50m")["state"] == "stale"
+    assert explain("ingest", "--at", "50m")["state"] == "stale"
 
 
-def test_status_of_an_alert(looked: Database, explained: Any) -> None:
+def test_status_of_an_alert(seeded: Database, explain: Any) -> None:
     """Whether an alert is open depends on its status alone. Times are UTC in any database."""
-    looked.rows(
-        f"ALTER DATABASE {looked.value('SELECT current_database()')} SET timezone = 'Asia/Tokyo'"
+    seeded.rows(
+        f"ALTER DATABASE {seeded.value('SELECT current_database()')} SET timezone = 'Asia/Tokyo'"
     )
-    alert = looked.alerts()[0]
-    answer = explained(
-        "dispatcher", "--at", (alert["created_at"] + timedelta(minutes=1)).isoformat()
-    )
+    alert = seeded.alerts()[0]
+    answer = explain("dispatcher", "--at", (alert["created_at"] + timedelta(minutes=1)).isoformat())
     assert answer["alert"] == (
         f"alert {alert['id']} is open "
         f"since {alert['created_at'].astimezone(UTC):%Y-%m-%d %H:%M:%S}, "
         "not acknowledged"
     ), "alex acknowledged it later"
-    later = explained(
-        "dispatcher", "--at", (alert["created_at"] + timedelta(minutes=4)).isoformat()
-    )
+    later = explain("dispatcher", "--at", (alert["created_at"] + timedelta(minutes=4)).isoformat())
     assert later["alert"].split("by ")[1].startswith("alex at ")
-    assert explained("dispatcher", "--at", "50m")["alerts"] == []
-    looked.rows("UPDATE fleet_alert SET closed_at = NULL WHERE id = %s", alert["id"])
-    assert explained("dispatcher")["alert"] == "no alert is open"
-    looked.rows(
+    assert explain("dispatcher", "--at", "50m")["alerts"] == []
+    seeded.rows("UPDATE fleet_alert SET closed_at = NULL WHERE id = %s", alert["id"])
+    assert explain("dispatcher")["alert"] == "no alert is open"
+    seeded.rows(
         "UPDATE fleet_alert SET status = 'OPEN', closed_at = now() - interval '1 hour' "
         "WHERE id = %s",
         alert["id"],
     )
-    assert explained("dispatcher")["alert"].startswith(f"alert {alert['id']} is open")
-    assert explained("delivery")["service"] == "delivery_worker", (
+    assert explain("dispatcher")["alert"].startswith(f"alert {alert['id']} is open")
+    assert explain("delivery")["service"] == "delivery_worker", (
         "a service is found by the name of its series"
     )
 
 
-@pytest.mark.usefixtures("told")
-def test_rule(
-    stubs: Stubs, explained: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("configured")
+def test_rule(stubs: Stubs, explain: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The rule comes from the catalogue, whose thresholds override the settings."""
     (tmp_path / "catalogue.toml").write_text(
         f"""[services.odd]
@@ -341,7 +360,7 @@ conditions = [{{ pointer = "/counters/queue_depth", at_most = 100 }}]
     )
     monkeypatch.setenv("OPS_WORKER_CATALOGUE", str(tmp_path / "catalogue.toml"))
     assert main(["init-db"]) == 0
-    answer = explained("odd")
+    answer = explain("odd")
     assert (answer["state"], answer["alert"], answer["turns"], answer["observations"]) == (
         "unknown",
         "no alert is open",
@@ -363,7 +382,7 @@ conditions = [{{ pointer = "/counters/queue_depth", at_most = 100 }}]
 
 
 def test_bad(
-    looked: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    seeded: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An unknown service, a bad time or a missing privilege prints one line.
 
@@ -374,16 +393,16 @@ def test_bad(
         "ops-worker explain: service nobody is not monitored, and nothing is recorded about it; "
         "monitored services: ingest, evaluator, dispatcher, delivery_worker\n"
     )
-    for word, meant in (
+    for name, suggestion in (
         ("ingset", "ingest"),
         ("delivery-worker", "delivery_worker"),
         ("postgresql", "postgres"),
         ("opsworker", "ops_worker"),
     ):
-        assert main(["explain", word]) == 2
+        assert main(["explain", name]) == 2
         assert capsys.readouterr().err.endswith(
-            f"service {word} is not monitored, and nothing is recorded about it; "
-            f"did you mean {meant}?\n"
+            f"service {name} is not monitored, and nothing is recorded about it; "
+            f"did you mean {suggestion}?\n"
         )
     assert main(["explain", "ingest", "--at", "2999-01-01"]) == 2
     assert re.fullmatch(
@@ -395,14 +414,14 @@ def test_bad(
         assert main(["explain", "ingest", "--at", text]) == 2
         assert "--at" in capsys.readouterr().err
     assert main(["explain"]) == 2
-    looked.rows("CREATE ROLE ops_blind LOGIN PASSWORD 'x' BYPASSRLS")
-    monkeypatch.setenv("DATABASE_URL", looked.as_user("ops_blind"))
+    seeded.rows("CREATE ROLE ops_blind LOGIN PASSWORD 'x' BYPASSRLS")
+    monkeypatch.setenv("DATABASE_URL", seeded.as_user("ops_blind"))
     assert main(["explain", "ingest"]) == 3
     assert "permission denied" in capsys.readouterr().err
-    looked.rows("DROP ROLE ops_blind")
+    seeded.rows("DROP ROLE ops_blind")
 
 
-def spoken(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str, str]:
+def sentences(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str, str]:
     """Return the sentence of the state, the sentence of the alert and all other lines.
 
     The time of the state is left out. The screen is so wide that no line is wrapped.
@@ -418,8 +437,8 @@ def spoken(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, st
 
 
 @pytest.fixture
-def new(looked: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Database:
-    """A database whose passes ran before a service was added to the catalogue.
+def with_shop(seeded: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Database:
+    """Return a database whose passes ran before a service was added to the catalogue.
 
     The port of the service is closed.
     """
@@ -427,7 +446,7 @@ def new(looked: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Da
         '[services.shop]\nurl = "http://127.0.0.1:9"\n', encoding="utf-8"
     )
     monkeypatch.setenv("OPS_WORKER_CATALOGUE", str(tmp_path / "own.toml"))
-    return looked
+    return seeded
 
 
 UNSEEN = (
@@ -437,51 +456,50 @@ UNSEEN = (
 
 
 def test_new_service(
-    new: Database,
+    with_shop: Database,
     capsys: pytest.CaptureFixture[str],
-    explained: Any,
+    explain: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A service that no pass has probed is unknown, and the reason names the passes that ran."""
-    first, second, rest = spoken(capsys, "shop")
+    first, second, other_lines = sentences(capsys, "shop")
     assert (first, second) == (UNSEEN, "no alert is open")
-    assert "no pass looked" not in rest
-    assert "\nno pass has recorded its state\n" in rest
-    assert "\nno pass has recorded anything about it\n" in rest and re.search(
-        r"^health +[\d: -]+ +\d+ s$", rest, re.MULTILINE
-    )
-    answer = explained("shop")
+    assert "no pass looked" not in other_lines
+    assert "\nno pass has recorded its state\n" in other_lines
+    assert "\nno pass has recorded anything about it\n" in other_lines
+    assert re.search(r"^health +[\d: -]+ +\d+ s$", other_lines, re.MULTILINE)
+    answer = explain("shop")
     assert (answer["state"], answer["reason"]) == ("unknown", UNSEEN.partition(": ")[2])
     monkeypatch.setenv("SYSTEM_ALERT_ENABLED", "off")
-    assert spoken(capsys, "shop")[:2] == (UNSEEN, "no alert is open")
-    assert explained("shop")["rule"]["an alert opens after"] == "never: SYSTEM_ALERT_ENABLED is off"
+    assert sentences(capsys, "shop")[:2] == (UNSEEN, "no alert is open")
+    assert explain("shop")["rule"]["an alert opens after"] == "never: SYSTEM_ALERT_ENABLED is off"
     monkeypatch.delenv("SYSTEM_ALERT_ENABLED")
     monkeypatch.setenv("MAINTENANCE_UNTIL", "2999-01-01T00:00:00Z")
-    assert spoken(capsys, "shop")[:2] == (UNSEEN, "no alert is open")
-    new.rows(
+    assert sentences(capsys, "shop")[:2] == (UNSEEN, "no alert is open")
+    with_shop.rows(
         "DELETE FROM system_metrics WHERE service = 'ops_worker' AND tags ->> 'pass' = 'health'"
     )
-    assert spoken(capsys, "shop")[0] == UNSEEN, "the ledger knows that it ran"
-    new.rows("DELETE FROM ops_worker_run WHERE pass = 'health'")
+    assert sentences(capsys, "shop")[0] == UNSEEN, "the ledger knows that it ran"
+    with_shop.rows("DELETE FROM ops_worker_run WHERE pass = 'health'")
     reason = (
         "the last metrics pass did not probe it: it was not in the catalogue then, "
         "or it had no time left for it"
     )
-    assert spoken(capsys, "shop")[0] == f"nothing is known about shop: {reason}"
-    new.rows("DELETE FROM system_metrics WHERE service = 'ops_worker'")
-    new.rows("DELETE FROM ops_worker_run")
-    assert spoken(capsys, "shop")[0] == "nothing is known about shop: no pass has looked"
+    assert sentences(capsys, "shop")[0] == f"nothing is known about shop: {reason}"
+    with_shop.rows("DELETE FROM system_metrics WHERE service = 'ops_worker'")
+    with_shop.rows("DELETE FROM ops_worker_run")
+    assert sentences(capsys, "shop")[0] == "nothing is known about shop: no pass has looked"
 
 
 def test_first_pass_of_a_new_service(
-    new: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    with_shop: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the first pass of either kind, its result is shown.
 
-    No alert is called closed.
+    The answer does not mention a closed alert.
     """
-    assert new.url and main(["metrics"]) == 0
-    first, second, _ = spoken(capsys, "shop")
+    assert main(["metrics"]) == 0
+    first, second, _ = sentences(capsys, "shop")
     assert re.fullmatch(
         r"shop is down, unhealthy since [\d: -]+, when it was first seen: Connection refused "
         r"\(seen by the metrics pass \d+ s ago\)",
@@ -490,104 +508,111 @@ def test_first_pass_of_a_new_service(
     assert second == "no alert is open: it opens with the next health pass that finds it so"
     monkeypatch.setenv("ALERT_AFTER_FAILURES", "3")
     assert (
-        spoken(capsys, "shop")[1]
+        sentences(capsys, "shop")[1]
         == "no alert is open: it opens once 3 health passes in a row find it so"
     )
     assert main(["health"]) == 0
-    new.rows("DELETE FROM system_metrics WHERE service = 'shop'")
-    first, second, rest = spoken(capsys, "shop")
+    with_shop.rows("DELETE FROM system_metrics WHERE service = 'shop'")
+    first, second, other_lines = sentences(capsys, "shop")
     assert re.fullmatch(
         r"shop is down, unhealthy since [\d: -]+, when it was first seen: Connection refused "
         r"\(seen by the health pass \d+ s ago\)",
         first,
     )
     assert second == "no alert is open yet: 1 of 3 passes in a row found it so"
-    assert "\nno sample is recorded\n" in rest
-    assert "no pass" not in rest
+    assert "\nno sample is recorded\n" in other_lines
+    assert "no pass" not in other_lines
 
 
 def test_service_that_is_gone(
-    new: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    with_shop: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No pass opens an alert for a service that is no longer monitored; the reason says so."""
+    """The reason why no alert is open can be that no pass monitors the service any more."""
     assert main(["maintenance", "start"]) == main(["health"]) == main(["maintenance", "end"]) == 0
     monkeypatch.delenv("OPS_WORKER_CATALOGUE")
-    assert spoken(capsys, "shop")[1] == "no alert is open: no pass watches it any more"
-    new.rows(
+    assert sentences(capsys, "shop")[1] == "no alert is open: no pass watches it any more"
+    with_shop.rows(
         "INSERT INTO system_metrics (time, metric_name, service, value) "
         "VALUES (now() - interval '2 hours', 'healthy', 'odd', 1)"
     )
-    assert spoken(capsys, "odd")[0] == (
+    assert sentences(capsys, "odd")[0] == (
         "nothing is known about odd: the last health and metrics passes did not probe it"
     )
 
 
-def test_maintenance_that_is_over(new: Database, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("with_shop")
+def test_maintenance_that_is_over(capsys: pytest.CaptureFixture[str]) -> None:
     """A maintenance that ended since the last health pass is not shown as running."""
-    assert (
-        new.url
-        and main(["maintenance", "start"]) == main(["health"]) == main(["maintenance", "end"]) == 0
-    )
-    assert spoken(capsys, "shop")[1] == (
+    assert main(["maintenance", "start"]) == main(["health"]) == main(["maintenance", "end"]) == 0
+    assert sentences(capsys, "shop")[1] == (
         "no alert is open: at the last health pass there was maintenance; "
         "if that is over, the next one that finds it so opens an alert"
     )
 
 
-def test_database_and_worker(
-    told: Database,
-    capsys: pytest.CaptureFixture[str],
-    explained: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The database and the worker can be explained before the first pass.
-
-    No alert ever opens for the database.
-    """
+@pytest.mark.usefixtures("configured")
+def test_database_and_worker(capsys: pytest.CaptureFixture[str]) -> None:
+    """The database and the worker can be explained before the first pass."""
     assert main(["init-db"]) == 0
-    assert spoken(capsys, "postgres")[:2] == (
+    assert sentences(capsys, "postgres")[:2] == (
         "nothing is known about postgres: no pass has looked",
         "no alert is open",
     )
-    assert spoken(capsys, "ops_worker")[:2] == (
+    assert sentences(capsys, "ops_worker")[:2] == (
         "nothing is known about ops_worker: no pass was recorded, or RECORD_OWN_METRICS is off",
         "no alert is open",
     )
+
+
+def test_no_alert_for_the_database(
+    configured: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No alert ever opens for the database."""
     assert main(["metrics"]) == main(["health"]) == 0
-    told.rows(
+    configured.rows(
         "UPDATE system_metrics SET value = 0 WHERE service = 'postgres' AND metric_name = 'healthy'"
     )
-    assert spoken(capsys, "postgres")[1] == "no alert is open: none ever opens for postgres"
-    assert spoken(capsys, "ops_worker")[:2] == (
+    assert sentences(capsys, "postgres")[1] == "no alert is open: none ever opens for postgres"
+
+
+def test_no_alert_for_the_worker(
+    configured: Database,
+    capsys: pytest.CaptureFixture[str],
+    explain: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While a pass is stale and no alert is open, the answer has the reason."""
+    assert main(["init-db"]) == main(["metrics"]) == main(["health"]) == 0
+    assert sentences(capsys, "ops_worker")[:2] == (
         "ops_worker is healthy (seen by its passes)",
         "no alert is open",
     )
-    told.move_samples("time - interval '1 hour'", "tags ->> 'pass' = 'metrics'")
+    configured.move_samples("time - interval '1 hour'", "tags ->> 'pass' = 'metrics'")
     stale = "ops_worker is stale: not recorded for 3 periods: metrics (seen by its passes)"
-    assert spoken(capsys, "ops_worker")[:2] == (
+    assert sentences(capsys, "ops_worker")[:2] == (
         stale,
         "no alert is open: the health pass opens one with its next turn",
     )
     monkeypatch.setenv("RECORD_OWN_METRICS", "off")
-    assert spoken(capsys, "ops_worker")[1].startswith(
+    assert sentences(capsys, "ops_worker")[1].startswith(
         "no alert is open: RECORD_OWN_METRICS is off, so that no pass can tell that the other"
     )
-    assert explained("ops_worker")["rule"] == {"an alert opens": "never: RECORD_OWN_METRICS is off"}
+    assert explain("ops_worker")["rule"] == {"an alert opens": "never: RECORD_OWN_METRICS is off"}
     monkeypatch.setenv("SYSTEM_ALERT_ENABLED", "off")
     assert (
-        spoken(capsys, "ops_worker")[1]
+        sentences(capsys, "ops_worker")[1]
         == "no alert is open: SYSTEM_ALERT_ENABLED is off, and so is the health pass"
     )
-    assert explained("ops_worker")["rule"] == {
-        "an alert opens": "never: SYSTEM_ALERT_ENABLED is off"
-    }
+    assert explain("ops_worker")["rule"] == {"an alert opens": "never: SYSTEM_ALERT_ENABLED is off"}
     for name in ("RECORD_OWN_METRICS", "SYSTEM_ALERT_ENABLED"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("MAINTENANCE_UNTIL", "2999-01-01T00:00:00Z")
     assert (
-        spoken(capsys, "ops_worker")[1]
+        sentences(capsys, "ops_worker")[1]
         == "no alert is open: there is maintenance until 2999-01-01 00:00:00"
     )
     monkeypatch.delenv("MAINTENANCE_UNTIL")
-    told.move_samples("time - interval '1 hour'", "tags ->> 'pass' = 'health'")
-    assert spoken(capsys, "ops_worker")[1] == "no alert is open: no pass runs that could open one"
+    configured.move_samples("time - interval '1 hour'", "tags ->> 'pass' = 'health'")
+    assert (
+        sentences(capsys, "ops_worker")[1] == "no alert is open: no pass runs that could open one"
+    )

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.integration
 Document = dict[str, Any]
 LENGTH_S = 7200
 """The length of the history in seconds; its last pass is 20 s ago."""
-CHANGES = {  # what the health pass sees from a second on; "" is a time without a pass
+CHANGES = {  # the state that the health pass sees from a second on; "": no pass runs
     "a": [
         (0, "healthy"),
         (1200, "down"),
@@ -42,8 +42,8 @@ CONFIG_CHANGED_S = 2400
 """From this second on, a third service is monitored."""
 
 
-def seen_at(name: str, second: int) -> str:
-    """Return what a pass sees at a second."""
+def state_at(name: str, second: int) -> str:
+    """Return the state that a pass sees at a second, or "" if no pass runs."""
     return [state for begun, state in CHANGES[name] if begun <= second][-1]
 
 
@@ -55,7 +55,7 @@ def past(look: Looks) -> Looks:
     for second in range(0, LENGTH_S + 1, 60):
         if second == CONFIG_CHANGED_S:
             monitor(look, "a", "b", "c")
-        states = {name: seen_at(name, second) for name in CHANGES}
+        states = {name: state_at(name, second) for name in CHANGES}
         if second >= CONFIG_CHANGED_S:
             states["c"] = "healthy"
         if states["a"]:
@@ -73,7 +73,7 @@ def monitor(look: Looks, *names: str) -> None:
 
 @pytest.fixture
 def read(capsys: pytest.CaptureFixture[str]) -> Callable[..., Document]:
-    """Run a command and return its document."""
+    """Return a function that runs a command and returns its document."""
 
     def run(command: str, *arguments: str) -> Document:
         capsys.readouterr()
@@ -118,14 +118,14 @@ def test_now_by_hand(past: Looks, read: Callable[..., Document]) -> None:
     assert (other["state"], other["first_sight"]) == ("healthy", True)
     assert second_of(past, other["since"]) == CONFIG_CHANGED_S
     assert other["unseen_s"] == pytest.approx(1200, abs=1), (
-        "the pass before the hole counts a period"
+        "the last pass before the hole counts for one period"
     )
 
 
 def test_turns_by_hand(past: Looks, read: Callable[..., Document]) -> None:
     """The last changes have no gap.
 
-    A hole is a change. A change of the configuration is none.
+    A hole counts as a change. A change of the configuration does not.
     """
     document = read("explain", "a")
     turns = [
@@ -203,11 +203,11 @@ SELECT sum(date_part('epoch', least(ended, %s::timestamptz) - first_at)) AS seco
 
 
 def test_error_budget(past: Looks, read: Callable[..., Document]) -> None:
-    """The budget is that of `status`, and what is left of it equals a query."""
+    """The budget equals that of `status`, and its remaining seconds equal a query."""
     document = read("explain", "a")
     left_s = 0.2 * 86_400 - past.database.value(LASTED, document["at"])
     assert document["budget"]["left_s"] == pytest.approx(left_s, abs=0.01)
-    (service,) = [one for one in read("status")["services"] if one["service"] == "a"]
+    (service,) = [entry for entry in read("status")["services"] if entry["service"] == "a"]
     assert document["budget"] == pytest.approx(service["budget"], abs=0.01, rel=1e-3)
     assert document["rule"]["objective"] == "80 % healthy over 1 d"
     before = read("explain", "a", *moment(past, 1100))["budget"]
@@ -216,7 +216,7 @@ def test_error_budget(past: Looks, read: Callable[..., Document]) -> None:
 
 
 def test_equals_the_history(past: Looks, read: Callable[..., Document]) -> None:
-    """At any time, state, beginning and sums are those of `history` up to that time."""
+    """At any time, `explain` and `history` agree on state, beginning and sums."""
     for second in (1, 59, 1199, 1201, 2000, 2399, 2401, 3050, 3070, 4100, 4230, 6200, 7190):
         for name in CHANGES:
             option = moment(past, second)
@@ -247,7 +247,7 @@ def outages(spans: list[Document]) -> int:
 
 
 def test_moment_of_a_change(past: Looks, read: Callable[..., Document]) -> None:
-    """At the time of its first sight the new state counts; just before, the old one."""
+    """A new state counts from the time of its first sight, and the old state before it."""
     first: datetime = past.database.value(
         "SELECT first_at FROM ops_worker_span WHERE service = 'a' AND state = 'down' "
         "ORDER BY first_at"
@@ -257,9 +257,10 @@ def test_moment_of_a_change(past: Looks, read: Callable[..., Document]) -> None:
     before = read("explain", "a", "--at", (first - timedelta(microseconds=1)).isoformat())
     assert before["state"] == "healthy"
     assert before["age_s"] == pytest.approx(60, abs=1)
+    # The run continues after this time. The ledger has no time of the last pass before it.
     between = read("explain", "a", *moment(past, 630))
     assert (between["state"], between["last_seen"]) == ("healthy", None)
-    assert between["seen_by"] == "the health pass", "it looked later, too: when before is unknown"
+    assert between["seen_by"] == "the health pass"
 
 
 def test_years_ago(
@@ -352,15 +353,19 @@ def test_many_changes(look: Looks, read: Callable[..., Document]) -> None:
     assert document["past"]["seconds"]["down"] == 30 * 86_400
 
 
-def test_actions(
-    past: Looks, read: Callable[..., Document], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The answer has the actions that concern the service or all services."""
+def act(past: Looks) -> str:
+    """Acknowledge and close the alert of `a`, start a maintenance; return the alert's ID."""
     alerts = {row["fingerprint"]: row["id"] for row in past.database.alerts()}
     number = str(alerts["system-health:a"])
     assert main(["alerts", "ack", number, "--by", "kim", "--reason", "switch <b>7</b>"]) == 0
     assert main(["maintenance", "start", "--for", "1h", "--by", "lee", "--reason", "racks"]) == 0
     assert main(["alerts", "close", number, "--by", "kim"]) == 0
+    return number
+
+
+def test_actions(past: Looks, read: Callable[..., Document]) -> None:
+    """The answer has the actions that concern the service or all services."""
+    act(past)
     rows = past.database.rows("SELECT * FROM ops_worker_action ORDER BY id")
     assert [row["action"] for row in rows] == ["acknowledged", "maintenance_started", "closed"]
     expected = [
@@ -383,13 +388,18 @@ def test_actions(
     assert read("history", "b")["actions"] == expected[1:2]
     assert read("history", "--to", "1h")["actions"] == []
     assert read("explain", "a", *moment(past, 7000))["actions"] == []
+
+
+def test_actions_on_the_screen(past: Looks, capsys: pytest.CaptureFixture[str]) -> None:
+    """The screens of both commands have a table of the actions. The CSV has only spans."""
+    number = act(past)
     past.env.setenv("COLUMNS", "140")
     for command in ("explain", "history"):
         capsys.readouterr()
         assert main([command, "a"]) == 0
         _, _, below = capsys.readouterr().out.partition("\nWhat people did\n")
         table = re.sub(r"[\d-]{10} [\d:]{8}", "TIME", below).splitlines()
-        # The tables of both commands have the width for a pipe.
+        # Both commands print the tables at the width for a pipe.
         lines = [line for line in table[1:8] if line]
         assert re.match(rf"TIME +acknowledged +kim +a +alert {number}\b", lines[0])
         assert "switch <b>7</b>" in lines[0] + lines[1]
@@ -438,7 +448,7 @@ def test_odd_actions(
 def test_widths(
     past: Looks, capsys: pytest.CaptureFixture[str], width: int, is_terminal: bool
 ) -> None:
-    """With and without colours, no line is wider than the screen, and none is folded."""
+    """With and without colours, each line fits on the screen, and none is wrapped."""
     past.env.setenv("COLUMNS", str(width))
     past.env.setenv("FORCE_COLOR", "1")
     reason = "word " * 50
@@ -515,8 +525,8 @@ def test_without_a_ledger(
     capsys: pytest.CaptureFixture[str],
     statement: str,
 ) -> None:
-    """Without a ledger that can be read, the row of the service is shown; a note says so."""
-    whole = read("explain", "a")
+    """Without a ledger that can be read, the row of the service is shown, with a note."""
+    with_ledger = read("explain", "a")
     if statement == "REVOKE":
         past.database.rows(
             "CREATE ROLE ops_half LOGIN PASSWORD 'x' BYPASSRLS;"
@@ -540,11 +550,11 @@ def test_without_a_ledger(
     assert (document["ledger"], document["past"], document["turns"]) == (False, None, [])
     assert (document["budget"], document["sights"]) == (None, [])
     for key in ("state", "reason", "streak", "alert", "rule", "alerts"):
-        assert document[key] == whole[key]
+        assert document[key] == with_ledger[key]
     assert (earlier["state"], earlier["seen_by"]) == ("unknown", "")
-    is_blind = statement == "REVOKE"
-    assert (document["actions"] is None) is is_blind
-    assert ("no table ops_worker_action to read (`ops-worker init-db`)" in out) is is_blind
+    is_revoked = statement == "REVOKE"
+    assert (document["actions"] is None) is is_revoked
+    assert ("no table ops_worker_action to read (`ops-worker init-db`)" in out) is is_revoked
 
 
 @pytest.mark.parametrize("statement", ODD.values(), ids=ODD)
@@ -558,7 +568,9 @@ def test_odd_rows(look: Looks, read: Callable[..., Document], statement: str) ->
     document = read("explain", "a")
     assert document["state"] in {"down", "unknown", "healthy", "degraded"}
     if document["state"] != "down":
-        assert document["status_shows"] == "down", "the screen says that `status` has another one"
+        assert document["status_shows"] == "down", (
+            "the screen says that `status` shows another state"
+        )
     for age in ("1 min", "3 min", "5 min", "3 years"):
         at = look.database.value(f"SELECT now() - interval '{age}'")
         assert read("explain", "b", "--at", at.isoformat())["service"] == "b"

@@ -32,7 +32,7 @@ History = dict[str, Any]
 
 @pytest.fixture
 def begun(look: Looks) -> datetime:
-    """Record a history of an hour, and a hole of ten minutes; return when it began.
+    """Record a history of an hour with a hole of ten minutes. Return the time of its begin.
 
     The health pass looks every 60 s. It sees a down from 600 to 900 s, and b in a timeout once.
     The metrics pass looks every 20 s from 1820 to 2420 s, and sees a down from 2000 to 2100 s.
@@ -45,15 +45,15 @@ def begun(look: Looks) -> datetime:
             states["b"] = "timeout"
         look(second, states)
     for second in range(1820, 2421, 20):
-        seen = "down" if 2000 <= second < 2100 else "healthy"
-        look(second, WELL | {"a": seen}, name="metrics", period_s=20.0)
+        state = "down" if 2000 <= second < 2100 else "healthy"
+        look(second, WELL | {"a": state}, name="metrics", period_s=20.0)
     first: datetime = look.database.value("SELECT min(first_at) FROM ops_worker_run")
     return first.astimezone(UTC)
 
 
 @pytest.fixture
 def history(capsys: pytest.CaptureFixture[str]) -> Callable[..., History]:
-    """Run the command and return its document."""
+    """Return a function that runs the command and returns its document."""
 
     def read(*arguments: str) -> History:
         capsys.readouterr()
@@ -70,7 +70,7 @@ def period(begun: datetime, since_s: float, until_s: float) -> list[str]:
     return ["--from", times[0], "--to", times[1]]
 
 
-def shown(entry: History, begun: datetime) -> list[tuple[object, ...]]:
+def spans_of(entry: History, begun: datetime) -> list[tuple[object, ...]]:
     """Return the spans of an entry: state, seen, begin and end in whole seconds, class."""
     return [
         (
@@ -86,13 +86,13 @@ def shown(entry: History, begun: datetime) -> list[tuple[object, ...]]:
 
 def test_spans(begun: datetime, history: Callable[..., History]) -> None:
     """The spans of each pass, and of both together, are as the passes saw them."""
-    whole = period(begun, -60, 3600)
-    document = history("a", "--pass", "health", *whole)
+    options = period(begun, -60, 3600)
+    document = history("a", "--pass", "health", *options)
     assert list(document) == ["from", "to", "services", "actions", "maintenances"]
     assert (datetime.fromisoformat(document["from"]) - begun) == timedelta(seconds=-60)
     (entry,) = document["services"]
     assert (entry["service"], entry["pass"]) == ("a", "health")
-    assert shown(entry, begun) == [
+    assert spans_of(entry, begun) == [
         ("unknown", False, -60, 0, ""),
         ("healthy", True, 0, 600, ""),
         ("down", True, 600, 900, "refused"),
@@ -100,17 +100,17 @@ def test_spans(begun: datetime, history: Callable[..., History]) -> None:
         ("unknown", False, 1800, 2400, ""),
         ("healthy", True, 2400, 3600, ""),
     ]
-    (entry,) = history("a", "--pass", "metrics", *whole)["services"]
-    assert shown(entry, begun) == [
+    (entry,) = history("a", "--pass", "metrics", *options)["services"]
+    assert spans_of(entry, begun) == [
         ("unknown", False, -60, 1820, ""),
         ("healthy", True, 1820, 2000, ""),
         ("down", True, 2000, 2100, "refused"),
         ("healthy", True, 2100, 2440, ""),
         ("unknown", False, 2440, 3600, ""),
     ]
-    (entry,) = history("a", *whole)["services"]
+    (entry,) = history("a", *options)["services"]
     assert entry["pass"] == "all"
-    assert shown(entry, begun) == [
+    assert spans_of(entry, begun) == [
         ("unknown", False, -60, 0, ""),
         ("healthy", True, 0, 600, ""),
         ("down", True, 600, 900, "refused"),
@@ -134,15 +134,15 @@ def test_in_parts(
 ) -> None:
     """If services are read in parts, documents, tables and rows are the same."""
     times = period(begun, -60, 3600)
-    whole = history(*times)
+    expected = history(*times)
     texts = []
     for chunk in (200, 1):
         monkeypatch.setattr(command, "CHUNK", chunk)
         for output in ("table", "csv"):
             assert main(["history", "--output", output, *times]) == 0
             texts.append(capsys.readouterr().out)
-    assert [entry["service"] for entry in whole["services"]] == ["a", "b", "c"]
-    assert history(*times) == whole
+    assert [entry["service"] for entry in expected["services"]] == ["a", "b", "c"]
+    assert history(*times) == expected
     assert texts[:2] == texts[2:]
 
 
@@ -163,11 +163,13 @@ def test_sums(begun: datetime, history: Callable[..., History]) -> None:
     assert first["seconds"]["down"] == pytest.approx(400, abs=1)
     assert second["seconds"]["unknown"] == pytest.approx(60, abs=1)
     assert third["availability"]["value"] == 1
-    assert second["availability"]["most"] == pytest.approx(1, abs=1e-6), "it may have been short"
+    assert second["availability"]["most"] == pytest.approx(1, abs=1e-6), (
+        "the timeout may have been short"
+    )
 
 
 def test_by_hand(look: Looks, begun: datetime, history: Callable[..., History]) -> None:
-    """The spans of a pass begin and end when its rows say so."""
+    """A span has the begin, end and reason of its row in the ledger."""
     (entry,) = history("b", "--pass", "health", *period(begun, 1000, 1500))["services"]
     (row,) = look.database.rows(
         "SELECT * FROM ops_worker_span WHERE service = 'b' AND state = 'unknown'"
@@ -184,7 +186,7 @@ def test_by_hand(look: Looks, begun: datetime, history: Callable[..., History]) 
 
 
 def test_now(look: Looks, history: Callable[..., History]) -> None:
-    """A state counts up to now while the last pass is not overdue; the default is seven days."""
+    """While no pass is overdue, a state counts up to now. The default is seven days."""
     look.now += -START_S - 30
     look(0, WELL)
     document = history("a")
@@ -202,15 +204,15 @@ def test_now(look: Looks, history: Callable[..., History]) -> None:
     assert day["services"][0]["seconds"]["unseen"] > 6.9 * 86_400
 
 
+@pytest.mark.usefixtures("look")
 def test_table(
-    look: Looks,
     begun: datetime,
     capsys: pytest.CaptureFixture[str],
     history: Callable[..., History],
 ) -> None:
     """For people: a line for each span of the document, in 80 columns."""
     document = history(*period(begun, -60, 3600))
-    assert look and main(["history", *period(begun, -60, 3600)]) == 0
+    assert main(["history", *period(begun, -60, 3600)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert all(len(line) <= 80 for line in lines)
     assert re.fullmatch(r"[\d: -]+ to [\d: -]+ UTC, as all passes saw it", lines[0])
@@ -231,7 +233,7 @@ def test_table(
 
 @pytest.mark.parametrize(("columns", "width"), [(60, 80), (130, 130)])
 def test_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, width: int) -> None:
-    """A wide terminal shows more of the reasons; a narrow one gets what a pipe gets."""
+    """A wide terminal is used in full; a narrow one gets the width for a pipe."""
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", str(columns))
     assert command._width() == width
@@ -278,11 +280,12 @@ def test_removed_services(
     capsys.readouterr()
 
 
-def test_unknown_service(look: Looks, begun: datetime, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("begun")
+def test_unknown_service(look: Looks, capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown service is refused with a suggestion, as in `explain`."""
     look.services("ingest", "evaluator")
-    for word, hint in (("ingset", "did you mean ingest?"), ("x", "monitored services: ")):
-        assert begun and main(["history", word]) == 2
+    for name, hint in (("ingset", "did you mean ingest?"), ("x", "monitored services: ")):
+        assert main(["history", name]) == 2
         assert hint in capsys.readouterr().err
     assert main(["history", "ingest"]) == 0, "it is monitored, and nobody has looked yet"
     assert capsys.readouterr().out.endswith("ingest: nobody looked\n")
@@ -297,7 +300,8 @@ def test_series_name(look: Looks, history: Callable[..., History]) -> None:
     assert history("delivery", "--since", "2d")["services"][0]["service"] == "delivery_worker"
 
 
-def test_period(begun: datetime, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("begun")
+def test_period(capsys: pytest.CaptureFixture[str]) -> None:
     """A period is refused if it is empty, not in the past, or given twice."""
     for arguments, problem in (
         (["--to", "2999-01-01"], "2999-01-01T00:00:00Z: this time is in the future; the database"),
@@ -308,13 +312,13 @@ def test_period(begun: datetime, capsys: pytest.CaptureFixture[str]) -> None:
         (["--since", "soon"], "soon is not a time; write 2026-03-01, "),
         (["--pass", "helth"], "did you mean health?"),
     ):
-        assert begun and main(["history", *arguments]) == 2
+        assert main(["history", *arguments]) == 2
         assert problem in capsys.readouterr().err
 
 
 def test_nothing_recorded(look: Looks, capsys: pytest.CaptureFixture[str]) -> None:
     """Without the tables of the ledger, the message says how to create them."""
-    assert look and main(["history"]) == 3
+    assert main(["history"]) == 3
     assert re.search(
         r"no table ops_worker_run, ops_worker_span in database \S+ for role \w+: run "
         r"`ops-worker init-db`; passes create the tables of the ledger as well",
@@ -327,14 +331,13 @@ def test_nothing_recorded(look: Looks, capsys: pytest.CaptureFixture[str]) -> No
     assert json.loads(capsys.readouterr().out)["services"] == []
 
 
-def test_without_the_right_to_read(
-    look: Looks, begun: datetime, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A role that may not read the ledger gets an error that says so."""
+@pytest.mark.usefixtures("begun")
+def test_without_the_right_to_read(look: Looks, capsys: pytest.CaptureFixture[str]) -> None:
+    """If the role may not read the ledger, the error names the table."""
     look.database.rows("CREATE ROLE ops_blind LOGIN PASSWORD 'x' BYPASSRLS")
     look.env.setenv("DATABASE_URL", look.database.as_user("ops_blind"))
     try:
-        assert begun and main(["history"]) == 3
+        assert main(["history"]) == 3
         assert "permission denied for table ops_worker_span" in capsys.readouterr().err
     finally:
         look.database.rows("DROP ROLE ops_blind")
@@ -377,7 +380,7 @@ ODD = {
 def test_odd_rows(
     look: Looks, history: Callable[..., History], capsys: pytest.CaptureFixture[str], statement: str
 ) -> None:
-    """With odd rows, from a person or a backup, the command ends with 0; its sums add up."""
+    """With odd rows, from a person or a backup, the command succeeds, and its sums add up."""
     for second, state in ((0, "healthy"), (60, "down"), (120, "healthy"), (1000, "healthy")):
         for name in ("health", "metrics"):
             look(second, WELL | {"a": state}, name=name)
@@ -398,7 +401,7 @@ def test_odd_rows(
 
 
 def test_reads_by_index(look: Looks, begun: datetime) -> None:
-    """An index finds the spans of one service, however many others there are."""
+    """The spans of one service are read by an index, also among many other services."""
     database: Database = look.database
     database.rows(
         "INSERT INTO ops_worker_span (pass, service, state, first_at, first_no, run, last_at) "

@@ -1,4 +1,4 @@
-"""`ops-worker init-db`: what it says about the platform's tables, and about missing privileges."""
+"""`ops-worker init-db`: its messages about the platform's tables and about privileges."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ pytestmark = pytest.mark.integration
 def test_no_platform(
     empty: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On an empty database, the last line names the missing tables and what creates them."""
+    """On an empty database, the last line names the missing tables and the remedies."""
     monkeypatch.setenv("DATABASE_URL", empty.url)
     assert main(["init-db"]) == 0
-    *done, warning = capsys.readouterr().out.splitlines()
-    assert "service_health: created" in done
+    *lines, warning = capsys.readouterr().out.splitlines()
+    assert "service_health: created" in lines
     assert warning.startswith("warning: no table tenants, fleet_alert in database ")
     assert warning.endswith("run the platform's migrations, or `ops-worker init-db --standalone`")
     assert main(["init-db", "--standalone"]) == 0
@@ -31,42 +31,44 @@ def test_no_platform(
 
 
 def test_platform_in_another_schema(
-    told: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    configured: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Tables of the platform that the role does not reach are found; no second ones are advised."""
-    told.rows("CREATE ROLE ops_init LOGIN PASSWORD 'x'; CREATE SCHEMA ops_init")
-    told.rows("ALTER SCHEMA ops_init OWNER TO ops_init")
-    told.rows('ALTER ROLE ops_init SET search_path TO "$user"')
-    monkeypatch.setenv("DATABASE_URL", told.as_user("ops_init"))
+    """If the platform's tables are outside the role's search path, the warning names them."""
+    configured.rows("CREATE ROLE ops_init LOGIN PASSWORD 'x'; CREATE SCHEMA ops_init")
+    configured.rows("ALTER SCHEMA ops_init OWNER TO ops_init")
+    configured.rows('ALTER ROLE ops_init SET search_path TO "$user"')
+    monkeypatch.setenv("DATABASE_URL", configured.as_user("ops_init"))
     assert main(["init-db"]) == 0
     warning = capsys.readouterr().out.splitlines()[-1]
-    told.rows("DROP OWNED BY ops_init; DROP ROLE ops_init")
+    configured.rows("DROP OWNED BY ops_init; DROP ROLE ops_init")
     assert "public.fleet_alert" in warning and "search_path" in warning
 
 
 def test_no_right_on_the_platform(
-    told: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    configured: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An owner whom row level security keeps from fleet_alert needs no right on it."""
-    told.rows("CREATE ROLE ops_init LOGIN PASSWORD 'x'; GRANT CREATE ON SCHEMA public TO ops_init")
-    told.rows("DROP TABLE system_metrics CASCADE")
-    monkeypatch.setenv("DATABASE_URL", told.as_user("ops_init"))
+    """A role without privileges on fleet_alert can create the tables, without a warning."""
+    configured.rows(
+        "CREATE ROLE ops_init LOGIN PASSWORD 'x'; GRANT CREATE ON SCHEMA public TO ops_init"
+    )
+    configured.rows("DROP TABLE system_metrics CASCADE")
+    monkeypatch.setenv("DATABASE_URL", configured.as_user("ops_init"))
     code = main(["init-db"])
     out = capsys.readouterr().out
-    told.rows("DROP OWNED BY ops_init; DROP ROLE ops_init")
+    configured.rows("DROP OWNED BY ops_init; DROP ROLE ops_init")
     assert (code, "warning" in out) == (0, False)
 
 
 def test_role_that_cannot_be_taken(
-    told: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    configured: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A PG_ROLE that the login is no member of is a warning: the tables were made all the same."""
-    told.rows("CREATE ROLE ops_init LOGIN PASSWORD 'x'; CREATE ROLE ops_other")
-    told.rows("GRANT CREATE ON SCHEMA public TO ops_init; DROP TABLE system_metrics CASCADE")
-    monkeypatch.setenv("DATABASE_URL", told.as_user("ops_init"))
+    """A PG_ROLE without the login role as a member is a warning. The tables are created."""
+    configured.rows("CREATE ROLE ops_init LOGIN PASSWORD 'x'; CREATE ROLE ops_other")
+    configured.rows("GRANT CREATE ON SCHEMA public TO ops_init; DROP TABLE system_metrics CASCADE")
+    monkeypatch.setenv("DATABASE_URL", configured.as_user("ops_init"))
     monkeypatch.setenv("PG_ROLE", "ops_other")
     code = main(["init-db"])
-    *done, warning = capsys.readouterr().out.splitlines()
-    told.rows("DROP OWNED BY ops_init, ops_other; DROP ROLE ops_init, ops_other")
-    assert (code, "service_health: created" in done) == (0, True)
+    *lines, warning = capsys.readouterr().out.splitlines()
+    configured.rows("DROP OWNED BY ops_init, ops_other; DROP ROLE ops_init, ops_other")
+    assert (code, "service_health: created" in lines) == (0, True)
     assert 'permission denied to set role "ops_other"' in warning

@@ -1,4 +1,4 @@
-"""The limits that people's commands promise: periods, numbers of rows, ages."""
+"""The documented limits of the commands of people: periods, numbers of rows, ages."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, A
     """Run a command and return its document."""
     capsys.readouterr()
     assert main([*arguments, "--output", "json"]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
+    parsed: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return parsed
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, A
     ],
 )
 def test_state_that_is_believed(
-    told: Database,
+    configured: Database,
     capsys: pytest.CaptureFixture[str],
     period_s: int,
     age_s: float,
@@ -52,32 +52,34 @@ def test_state_that_is_believed(
     Three periods count as at least 90 s.
     """
     assert main(["init-db"]) == main(["health"]) == 0
-    told.rows(
+    configured.rows(
         "UPDATE service_health SET checked_at = now() - make_interval(secs => %s)"
         " WHERE service = 'ingest'",
         age_s,
     )
-    told.rows(
+    configured.rows(
         "UPDATE system_metrics SET tags = tags || jsonb_build_object('period_s', %s::text)"
         " WHERE service = 'ops_worker'",
         period_s,
     )
-    services = {one["service"]: one for one in document(capsys, "status")["services"]}
-    found = services["ingest"]
-    assert (found["state"], found["stale"]) == (state, state == "stale")
-    assert found["last_state"] == "healthy"
+    services = {row["service"]: row for row in document(capsys, "status")["services"]}
+    service = services["ingest"]
+    assert (service["state"], service["stale"]) == (state, state == "stale")
+    assert service["last_state"] == "healthy"
 
 
 @pytest.mark.parametrize(("spans", "turns"), [(1, 2), (6, 7), (7, 8), (8, 8), (50, 8)])
-def test_turns(told: Database, capsys: pytest.CaptureFixture[str], spans: int, turns: int) -> None:
-    """`explain` lists the last 8 changes of any age; the newest is the last one."""
+def test_turns(
+    configured: Database, capsys: pytest.CaptureFixture[str], spans: int, turns: int
+) -> None:
+    """`explain` lists the last 8 changes of any age; the newest comes last."""
     assert main(["init-db"]) == 0
     begun = "now() - interval '2 years'"
-    told.rows(
+    configured.rows(
         "INSERT INTO ops_worker_run (id, pass, period_s, first_at, last_at, passes) VALUES "
         f"(1, 'health', 60, {begun}, {begun} + interval '1 day', 1441)"
     )
-    told.rows(
+    configured.rows(
         "INSERT INTO ops_worker_span (pass, service, state, first_at, first_no, run, last_at, "
         "last_no, last_run) SELECT 'health', 'ingest', "
         "CASE n % 2 WHEN 0 THEN 'healthy' ELSE 'down' END, "
@@ -85,9 +87,9 @@ def test_turns(told: Database, capsys: pytest.CaptureFixture[str], spans: int, t
         f"{begun} + make_interval(mins => 10 * n + 9), 10 * n + 10, 1 "
         f"FROM generate_series(0, {spans - 1}) AS n"
     )
-    found = document(capsys, "explain", "ingest", "--at", "729d")["turns"]
-    # No pass looked after the last span.
+    changes = document(capsys, "explain", "ingest", "--at", "729d")["turns"]
+    # No pass ran after the last span.
     states = ["healthy", "down"] * spans
-    assert [one["state"] for one in found] == [*states[:spans], "unknown"][-turns:]
-    assert [one["seen"] for one in found][-1] is False
-    assert found[-2]["seconds"] == 600
+    assert [change["state"] for change in changes] == [*states[:spans], "unknown"][-turns:]
+    assert [change["seen"] for change in changes][-1] is False
+    assert changes[-2]["seconds"] == 600

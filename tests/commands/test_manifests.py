@@ -44,9 +44,9 @@ def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 
 
 def test_standard_input_and_lists() -> None:
-    """`-` reads standard input, and a List is taken apart."""
+    """`-` reads standard input, and every object of a List is checked."""
     listed = yaml.safe_dump({"kind": "List", "items": [content for _, content in INSTALLED]})
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "ops_worker", "manifests", "check", "-"],
         input=listed,
         capture_output=True,
@@ -54,7 +54,7 @@ def test_standard_input_and_lists() -> None:
         check=False,
         cwd=K8S.parent,
     )
-    assert (done.returncode, done.stdout) == (0, "manifests: 9 objects checked, 0 faults\n")
+    assert (result.returncode, result.stdout) == (0, "manifests: 9 objects checked, 0 faults\n")
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,6 @@ def test_standard_input_and_lists() -> None:
 def test_argument_error(
     arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Arguments are checked by the program's own parser, which prints nothing."""
+    """The program's own parser checks the arguments, and prints nothing."""
     assert program_facts(_parser()).argument_error(arguments) == error
     assert capsys.readouterr() == ("", "")

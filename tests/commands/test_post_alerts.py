@@ -42,7 +42,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def inbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Inbox]:
-    """An Alertmanager that the settings name."""
+    """Return an Alertmanager that the settings name."""
     with Inbox() as running:
         monkeypatch.setenv("ALERTMANAGER_URL", running.url)
         yield running
@@ -55,21 +55,21 @@ def services(alerts: list[dict[str, Any]]) -> list[str]:
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return the reasons why alerts were not posted."""
-    found = [vars(record) for record in caplog.records]
-    return [record["error"] for record in found if record.get("action") == "alerts not posted"]
+    records = [vars(record) for record in caplog.records]
+    return [record["error"] for record in records if record.get("action") == "alerts not posted"]
 
 
 @pytest.fixture
 def log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> pytest.LogCaptureFixture:
-    """The log of commands that run in this process."""
+    """Return the log of commands that run in this process."""
     monkeypatch.setattr("ops_worker.log.setup", lambda _: None)
     caplog.set_level(logging.INFO, "ops_worker")
     return caplog
 
 
-def test_outage(told: Database, stubs: Stubs, inbox: Inbox) -> None:
+def test_outage(configured: Database, stubs: Stubs, inbox: Inbox) -> None:
     """Passes post open alerts, then closed ones. If all is well, they post nothing."""
     assert main(["health"]) == 0
     assert inbox.posts == []
@@ -77,7 +77,7 @@ def test_outage(told: Database, stubs: Stubs, inbox: Inbox) -> None:
     assert main(["health"]) == main(["health"]) == 0
     assert [services(alerts) for alerts in inbox.posts] == [["ingest"], ["ingest"]]
     first, second = (alerts[0] for alerts in inbox.posts)
-    (row,) = told.alerts()
+    (row,) = configured.alerts()
     assert first["startsAt"] == second["startsAt"]
     assert first["startsAt"] == row["created_at"].isoformat().replace("+00:00", "Z")
     assert first["endsAt"] < second["endsAt"]
@@ -85,12 +85,12 @@ def test_outage(told: Database, stubs: Stubs, inbox: Inbox) -> None:
     assert first["annotations"]["evidence"].startswith("state: down")
     stubs["ingest"].mode = "ok"
     assert main(["health"]) == main(["health"]) == 0
-    (row,) = told.alerts()
+    (row,) = configured.alerts()
     ends = {alert["endsAt"] for alerts in inbox.posts[2:] for alert in alerts}
     assert ends == {row["closed_at"].isoformat().replace("+00:00", "Z")}
 
 
-def test_maintenance(told: Database, stubs: Stubs, inbox: Inbox) -> None:
+def test_maintenance(configured: Database, stubs: Stubs, inbox: Inbox) -> None:
     """Alerts of services under maintenance are posted again after its end, and not before."""
     stubs["ingest"].mode = stubs["evaluator"].mode = "down"
     assert main(["health"]) == 0
@@ -99,26 +99,26 @@ def test_maintenance(told: Database, stubs: Stubs, inbox: Inbox) -> None:
     assert main(["health"]) == 0
     assert main(start) == 0
     assert main(["health"]) == 0
-    assert len(told.alerts()) == 2
+    assert len(configured.alerts()) == 2
     assert [sorted(services(alerts)) for alerts in inbox.posts] == [
         ["evaluator", "ingest"],
         ["evaluator"],
     ]
-    told.rows("DELETE FROM ops_worker_maintenance")
-    told.rows("UPDATE ops_worker_maintenance_window SET ended_at = now()")
+    configured.rows("DELETE FROM ops_worker_maintenance")
+    configured.rows("UPDATE ops_worker_maintenance_window SET ended_at = now()")
     assert main(["health"]) == 0
     assert sorted(services(inbox.posts[-1])) == ["evaluator", "ingest"]
 
 
 def test_labels(
-    told: Database, stubs: Stubs, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+    configured: Database, stubs: Stubs, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An alert has the labels and the link of the settings, and who acknowledged it."""
     monkeypatch.setenv("ALERT_LABELS", "env=prod, team=iot")
     monkeypatch.setenv("ALERT_RUNBOOK_URL", "https://wiki.example/alerts#ops")
     stubs["ingest"].mode = "503"
     assert main(["health"]) == 0
-    assert main(["alerts", "ack", str(told.alerts()[0]["id"]), "--by", "kim"]) == 0
+    assert main(["alerts", "ack", str(configured.alerts()[0]["id"]), "--by", "kim"]) == 0
     assert main(["health"]) == 0
     for alerts in inbox.posts:
         assert alerts[0]["labels"] == {
@@ -136,7 +136,7 @@ def test_labels(
     ]
 
 
-WHO = [
+POSTING = [
     (["health"], {}, True),
     (["health"], {"SYSTEM_ALERT_ENABLED": "false"}, True),
     (["health", "--shard", "0/2"], {}, True),
@@ -152,9 +152,9 @@ WHO = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("arguments", "env", "posts"), WHO)
+@pytest.mark.parametrize(("arguments", "env", "posts"), POSTING)
 def test_who_posts(
-    told: Database,
+    configured: Database,
     stubs: Stubs,
     inbox: Inbox,
     monkeypatch: pytest.MonkeyPatch,
@@ -176,7 +176,7 @@ def test_who_posts(
     assert main(arguments) == 0
     # A loop may have a second tick.
     assert bool(inbox.posts) is posts
-    assert len(told.alerts()) == 1
+    assert len(configured.alerts()) == 1
 
 
 def run_to_the_end(loops: Any, _: object, *, grace_s: float, close: Any) -> int:
@@ -187,38 +187,38 @@ def run_to_the_end(loops: Any, _: object, *, grace_s: float, close: Any) -> int:
     return 0
 
 
-def test_skipped(told: Database, stubs: Stubs, inbox: Inbox) -> None:
-    """A skipped pass posts what the database has: the other pass may have been killed."""
+def test_skipped(configured: Database, stubs: Stubs, inbox: Inbox) -> None:
+    """A skipped pass posts the alerts of the database, because the other pass may be dead."""
     stubs["ingest"].mode = "down"
     assert main(["health"]) == 0
-    with psycopg.connect(told.url) as connection:
+    with psycopg.connect(configured.url) as connection:
         connection.execute("SELECT pg_advisory_xact_lock(1869640567, 1)")
         stubs["ingest"].mode = "ok"
         assert main(["health"]) == 0
-    assert [alert["status"] for alert in told.alerts()] == ["OPEN"]
+    assert [alert["status"] for alert in configured.alerts()] == ["OPEN"]
     assert [services(alerts) for alerts in inbox.posts] == [["ingest"], ["ingest"]]
 
 
 def test_failed_pass(
-    told: Database, stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture
+    configured: Database, stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture
 ) -> None:
-    """A failed pass posts, too: without a post, open alerts would end in Alertmanager."""
+    """A failed pass posts, too. Without a post, open alerts would end in Alertmanager."""
     stubs["ingest"].mode = "down"
     assert main(["health"]) == 0
-    told.rows("ALTER TABLE tenants RENAME TO elsewhere")
+    configured.rows("ALTER TABLE tenants RENAME TO elsewhere")
     assert main(["health"]) == 3
     assert [services(alerts) for alerts in inbox.posts] == [["ingest"], ["ingest"]]
-    told.rows("ALTER TABLE fleet_alert RENAME TO nowhere")
+    configured.rows("ALTER TABLE fleet_alert RENAME TO nowhere")
     assert main(["health"]) == 3
     assert len(inbox.posts) == 2
-    assert warnings(log) == [], "the error of the pass says it"
+    assert warnings(log) == [], "the error of the pass contains the cause"
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("configured")
 def test_database_is_away(
     inbox: Inbox, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the database is away, the error of the pass says so, and no warning repeats it."""
+    """If the database is unreachable, the pass reports it, and no warning repeats it."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:p@127.0.0.1:9/d")
     assert main(["health"]) == 1
     monkeypatch.setattr("ops_worker.loop.run", run_to_the_end)
@@ -227,11 +227,11 @@ def test_database_is_away(
     assert inbox.requests == []
 
 
-def test_no_row_of_a_service(told: Database, stubs: Stubs, inbox: Inbox) -> None:
+def test_no_row_of_a_service(configured: Database, stubs: Stubs, inbox: Inbox) -> None:
     """Alerts of the worker and of services that are no longer monitored are posted."""
     stubs["ingest"].mode = "down"
     assert main(["health"]) == 0
-    told.rows(
+    configured.rows(
         "UPDATE fleet_alert SET fingerprint = 'system-health:gone' WHERE tenant_id = '__system__';"
         "INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, summary)"
         " VALUES ('__system__', 's', 'd', 'SYSTEM_HEALTH', 'system-health:ops_worker', 'stopped')"
@@ -245,7 +245,7 @@ def test_no_row_of_a_service(told: Database, stubs: Stubs, inbox: Inbox) -> None
     ("status", "problem"), [(503, "http 503"), (302, "http 302"), (400, "http 400")]
 )
 def test_failure(
-    told: Database,
+    configured: Database,
     stubs: Stubs,
     inbox: Inbox,
     log: pytest.LogCaptureFixture,
@@ -257,10 +257,10 @@ def test_failure(
     stubs["ingest"].mode = "down"
     assert main(["health"]) == 0
     assert warnings(log) == [f"{inbox.url}: {problem}"]
-    assert len(told.alerts()) == 1
+    assert len(configured.alerts()) == 1
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("configured")
 def test_one_of_two_fails(
     stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,25 +268,25 @@ def test_one_of_two_fails(
 
     The warning names its URL without the login.
     """
-    with Inbox() as gone:
-        away = gone.url
-    url = away.replace("://", "://u:hunter2-login@")
+    with Inbox() as closed:
+        closed_url = closed.url
+    url = closed_url.replace("://", "://u:hunter2-login@")
     monkeypatch.setenv("ALERTMANAGER_URL", f" {url} ,, {inbox.url}/ ,{inbox.url}/")
     stubs["ingest"].mode = "down"
     assert main(["health"]) == 0
-    assert warnings(log) == [f"{away.replace('://', '://***@')}: Connection refused"]
+    assert warnings(log) == [f"{closed_url.replace('://', '://***@')}: Connection refused"]
     assert len(inbox.posts) == 1
 
 
 def test_changed_during_the_post(
-    told: Database, stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture
+    configured: Database, stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture
 ) -> None:
     """An alert that another pass closes during the post is posted again, as closed."""
     stubs["ingest"].mode = "down"
 
     def close(_: object) -> None:
         if len(inbox.posts) == 1:
-            told.rows(
+            configured.rows(
                 "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now()"
                 " WHERE tenant_id = '__system__'"
             )
@@ -294,17 +294,17 @@ def test_changed_during_the_post(
     inbox.before = close
     assert main(["health"]) == 0
     first, second = (alerts[0] for alerts in inbox.posts)
-    closed_at = told.alerts()[0]["closed_at"].isoformat().replace("+00:00", "Z")
+    closed_at = configured.alerts()[0]["closed_at"].isoformat().replace("+00:00", "Z")
     assert first["endsAt"] > closed_at == second["endsAt"]
     assert warnings(log) == []
 
 
 def test_changes_without_end(
-    told: Database, stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture
+    configured: Database, stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture
 ) -> None:
     """A pass posts at most three times, and the next pass continues."""
     stubs["ingest"].mode = "down"
-    inbox.before = lambda _: told.rows("UPDATE fleet_alert SET summary = summary || '!'")
+    inbox.before = lambda _: configured.rows("UPDATE fleet_alert SET summary = summary || '!'")
     assert main(["health"]) == 0
     assert len(inbox.posts) == post_alerts.ROUNDS
     assert warnings(log) == []
@@ -320,51 +320,48 @@ def connections(database: Database) -> int:
     )
 
 
-def test_no_connection_is_held(told: Database, stubs: Stubs, inbox: Inbox) -> None:
-    """During the request the pass is committed, and holds no connection to the database."""
-    found: list[tuple[int, int]] = []
+def test_no_connection_is_held(configured: Database, stubs: Stubs, inbox: Inbox) -> None:
+    """During the request the pass is committed, and has no connection to the database."""
+    counts: list[tuple[int, int]] = []
 
     def look(_: object) -> None:
-        eventually(lambda: connections(told) == 0)
-        found.append((connections(told), len(told.alerts())))
+        eventually(lambda: connections(configured) == 0)
+        counts.append((connections(configured), len(configured.alerts())))
 
     inbox.before = look
     stubs["ingest"].mode = "down"
     assert main(["health"]) == 0
-    assert found == [(0, 1)]
+    assert counts == [(0, 1)]
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("configured")
 def test_it_ends_before_the_pass(
     stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A post may take the rest of PASS_DEADLINE, less one second."""
-    left: list[float] = []
+    limits_s: list[float] = []
     original = post_alerts.post_within
 
     def note(loaded: Any, store: Any, period_s: float, left_s: float, **_: object) -> None:
-        left.append(left_s)
+        limits_s.append(left_s)
         original(loaded, store, period_s, -1.0)
 
     monkeypatch.setattr(post_alerts, "post_within", note)
     stubs["ingest"].mode = "down"
     assert main(["health"]) == 0
-    assert 0 < left[0] <= 599
+    assert 0 < limits_s[0] <= 599
     assert inbox.posts == []
     assert warnings(log) == ["the pass had no time left for it"]
 
 
 def test_hanging_database(
-    told: Database, stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture
+    configured: Database, stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture
 ) -> None:
-    """A locked table prevents the post.
-
-    The connection is cut, and not used again.
-    """
+    """A locked table prevents the post, and its connection is closed."""
     stubs["ingest"].mode = "down"
     assert main(["health"]) == 0
     loaded = settings.load()
-    with psycopg.connect(told.url) as connection:
+    with psycopg.connect(configured.url) as connection:
         connection.execute("LOCK TABLE fleet_alert")
         with contextlib.closing(run_pass.store(loaded, "health")) as database:
             post_alerts.post(loaded, database, 60.0, 0.3)
@@ -377,7 +374,7 @@ def test_hanging_database(
 
 
 def test_time_is_up(
-    told: Database,
+    configured: Database,
     stubs: Stubs,
     inbox: Inbox,
     log: pytest.LogCaptureFixture,
@@ -396,13 +393,13 @@ def test_time_is_up(
     release.set()
     assert len(inbox.posts) == 2
     assert warnings(log) == [f"{inbox.url}: timeout after 0.3 s"]
-    assert len(told.alerts()) == 1
+    assert len(configured.alerts()) == 1
 
 
 def test_not_waited_for(
     inbox: Inbox, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A post that exceeds its time is left alone, with a warning."""
+    """A pass does not wait for a post that exceeds its time, and logs a warning."""
     release = threading.Event()
     monkeypatch.setenv("PG_PASS", "x")
     monkeypatch.setattr(post_alerts, "post", lambda *_, **__: release.wait(LONG_S))
@@ -415,7 +412,7 @@ def test_not_waited_for(
 
 
 def test_no_thread(monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture) -> None:
-    """A process that cannot start a thread posts nothing, and says so."""
+    """A process that cannot start a thread posts nothing, and logs a warning."""
     problem = "can't start new thread"
 
     def fail(_: object) -> None:
@@ -442,7 +439,7 @@ def test_never_raises(
     raised: Exception | None,
     problem: str,
 ) -> None:
-    """A database that is away, or a bug, is a warning."""
+    """An unreachable database or a bug causes a warning, and no exception."""
     monkeypatch.setenv("PG_PASS", "x")
     database = Store({"host": "127.0.0.1", "port": 9, "password": "x"})
     if raised is not None:
@@ -452,7 +449,7 @@ def test_never_raises(
 
         monkeypatch.setattr(database, "read", fail)
     post_alerts.post(settings.load(), database, 60.0, LONG_S)
-    assert [said.startswith(problem) for said in warnings(log)] == [True]
+    assert [warning.startswith(problem) for warning in warnings(log)] == [True]
     assert inbox.requests == []
 
 
@@ -463,11 +460,11 @@ class TestPoster:
         """Requests during a post cause one more post after it, and no request waits."""
         started, release = threading.Semaphore(0), threading.Semaphore(0)
         running: list[int] = [0]
-        most: list[int] = []
+        counts: list[int] = []
 
         def work(**_: object) -> None:
             running[0] += 1
-            most.append(running[0])
+            counts.append(running[0])
             started.release()
             assert release.acquire(timeout=LONG_S)
             running[0] -= 1
@@ -481,20 +478,20 @@ class TestPoster:
         assert started.acquire(timeout=LONG_S)
         release.release()
         poster.finish(time.monotonic() + LONG_S)
-        assert most == [1, 1]
+        assert counts == [1, 1]
         assert poster._thread is None
 
     def test_again(self) -> None:
-        """After it has ended, a request starts the next post."""
-        done: list[int] = []
-        poster = Poster(lambda **_: done.append(1))
+        """After a post has ended, a request starts the next post."""
+        posts: list[int] = []
+        poster = Poster(lambda **_: posts.append(1))
         for count in (1, 2):
             poster.request()
-            assert eventually(lambda count=count: len(done) == count)  # type: ignore[misc]
+            assert eventually(lambda count=count: len(posts) == count)  # type: ignore[misc]
             poster.finish(time.monotonic() + LONG_S)
 
     def test_finish_has_an_end(self) -> None:
-        """`finish` waits for a hanging post until the deadline, and no longer."""
+        """`finish` waits for a hanging post only until the deadline."""
         release = threading.Event()
         poster = Poster(lambda **_: release.wait(LONG_S))
         poster.request()
@@ -534,27 +531,27 @@ def run_loop_options(*arguments: str) -> Any:
 
 @pytest.mark.usefixtures("inbox")
 @pytest.mark.parametrize(
-    ("arguments", "wanted"),
+    ("arguments", "has_poster"),
     [(["sidecar"], True), (["sidecar", "health"], True), (["sidecar", "metrics"], False)],
 )
-def test_sidecar(monkeypatch: pytest.MonkeyPatch, arguments: list[str], wanted: bool) -> None:
+def test_sidecar(monkeypatch: pytest.MonkeyPatch, arguments: list[str], has_poster: bool) -> None:
     """A sidecar with the health loop posts, and its period is the interval of that loop."""
     monkeypatch.setenv("PG_PASS", "x")
     monkeypatch.setenv("HEALTH_CHECK_INTERVAL", "90")
     loaded = settings.load()
     parsed = run_loop_options(*arguments)
     poster = run_loop._poster(parsed, loaded, run_loop.intervals_of(parsed, loaded))
-    assert (poster is not None) is wanted
+    assert (poster is not None) is has_poster
     if poster is not None:
         posted: Any = poster._post
         assert posted.args[2:] == (90.0, post_alerts.POST_DEADLINE_S)
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("configured")
 def test_after_a_bug(
     inbox: Inbox, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a pass that a bug ended, a database that is away is news, and a warning."""
+    """After a pass that ended with a bug, an unreachable database is a warning."""
 
     def fail(_: object) -> None:
         raise ZeroDivisionError
@@ -568,12 +565,12 @@ def test_after_a_bug(
 
 
 def test_alertmanager_after_a_failure(
-    told: Database, stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture
+    configured: Database, stubs: Stubs, inbox: Inbox, log: pytest.LogCaptureFixture
 ) -> None:
-    """A failure of an Alertmanager is another cause than that of the pass: it stays a warning."""
+    """After a failed pass, the failure of an Alertmanager is still a warning."""
     stubs["ingest"].mode = "down"
     assert main(["health"]) == 0
-    told.rows("ALTER TABLE tenants RENAME TO elsewhere")
+    configured.rows("ALTER TABLE tenants RENAME TO elsewhere")
     inbox.status = 503
     assert main(["health"]) == 3
     assert warnings(log) == [f"{inbox.url}: http 503"]
@@ -583,7 +580,7 @@ def test_alertmanager_after_a_failure(
 def test_no_time_after_a_failure(
     log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, pass_failed: bool
 ) -> None:
-    """A pass that failed when its time was up has said why; any other one says so here."""
+    """If no time is left for a post, there is a warning, unless the pass itself failed."""
     monkeypatch.setenv("PG_PASS", "x")
     with contextlib.closing(Store({"host": "127.0.0.1", "port": 9})) as database:
         post_alerts.post_within(settings.load(), database, 60.0, 0.0, pass_failed=pass_failed)

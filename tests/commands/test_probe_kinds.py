@@ -45,7 +45,7 @@ SHOP = "certificate expires in 13 days, wants at least 14 days left"
 
 @pytest.fixture
 def shop(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
-    """A catalogue of three services; the certificate of the shop is valid for 13 more days."""
+    """Return the shop, one of three services. Its certificate is valid for 13 more days."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     end = datetime.now(UTC) + timedelta(days=13, hours=12)
@@ -69,9 +69,10 @@ def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_pass(shop: Stub, database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("shop")
+def test_pass(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """A health pass records the days left in the row and as a metric, and opens the alert."""
-    assert shop and main(["init-db"]) == 0
+    assert main(["init-db"]) == 0
     services = {item["service"]: item for item in document(capsys, "health")["services"]}
     assert {name: (item["state"], item["reason"]) for name, item in services.items()} == {
         "shop": ("degraded", SHOP),
@@ -115,35 +116,31 @@ def test_pass(shop: Stub, database: Database, capsys: pytest.CaptureFixture[str]
     ]
 
 
-def test_metrics_pass(shop: Stub, database: Database) -> None:
+@pytest.mark.usefixtures("shop")
+def test_metrics_pass(database: Database) -> None:
     """The metrics pass only records whether each service is healthy."""
-    assert shop and main(["metrics"]) == 0
-    ours = {key: value for key, value in database.samples().items() if key[0] != "postgres"}
-    assert {key: value for key, value in ours.items() if key[0] != "platform"} == {
+    assert main(["metrics"]) == 0
+    samples = {key: value for key, value in database.samples().items() if key[0] != "postgres"}
+    assert {key: value for key, value in samples.items() if key[0] != "platform"} == {
         ("shop.web", "healthy"): 0,
         ("mail", "healthy"): 1,
         ("port", "healthy"): 1,
     }
 
 
-def test_without_self_metrics(
-    shop: Stub, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("shop")
+def test_without_self_metrics(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """With RECORD_OWN_METRICS off, only the row has the days left."""
     monkeypatch.setenv("RECORD_OWN_METRICS", "off")
-    assert shop and main(["health"]) == 0
+    assert main(["health"]) == 0
     assert database.health()["shop"]["details"]["certificate_days_left"] == 13
     assert database.samples() == {}
 
 
-def test_readers(
-    shop: Stub, database: Database, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    """`status`, `explain` and `report` show the days left.
-
-    They accept any value that another program wrote into the row.
-    """
-    assert shop and main(["init-db"]) == main(["health"]) == 0
+@pytest.mark.usefixtures("shop")
+def test_days_left_in_status(capsys: pytest.CaptureFixture[str]) -> None:
+    """`status` shows the days left, in its document and on its screen."""
+    assert main(["init-db"]) == main(["health"]) == 0
     services = {item["service"]: item for item in document(capsys, "status")["services"]}
     assert services["shop"]["certificate_days_left"] == 13
     assert services["port"]["certificate_days_left"] is None
@@ -151,6 +148,12 @@ def test_readers(
     screen = capsys.readouterr().out
     assert " CERT " in screen and " 13 d " in screen
     assert "certificate_days_left" in screen
+
+
+@pytest.mark.usefixtures("shop")
+def test_days_left_in_explain(capsys: pytest.CaptureFixture[str]) -> None:
+    """`explain` shows the days left, and the conditions of the service."""
+    assert main(["init-db"]) == main(["health"]) == 0
     answer = document(capsys, "explain", "shop")
     assert (answer["certificate_days_left"], answer["reason"]) == (13, SHOP)
     assert answer["rule"]["healthy when"] == (
@@ -160,45 +163,62 @@ def test_readers(
     )
     assert main(["explain", "mail"]) == 0
     assert "its certificate expires in 13 days\n" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("shop")
+def test_days_left_in_the_report(tmp_path: Path) -> None:
+    """`report` shows the days left of each certificate."""
+    assert main(["init-db"]) == main(["health"]) == 0
     assert main(["report", "-o", str(tmp_path / "r.html")]) == 0
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert page.count("Its certificate expires in 13 days.") == 2
-    for odd in ('"<b>"', "[1]", "true", "1e300", "-3"):
-        database.rows(
-            "UPDATE service_health "
-            "SET details = details || jsonb_build_object('certificate_days_left', %s::jsonb)",
-            odd,
-        )
-        left = -3 if odd == "-3" else None
-        services = {item["service"]: item for item in document(capsys, "status")["services"]}
-        assert services["shop"]["certificate_days_left"] == left
-        assert document(capsys, "explain", "shop")["certificate_days_left"] == left
 
 
-def test_check(shop: Stub, capsys: pytest.CaptureFixture[str]) -> None:
-    """`check` says when certificates end, with a remedy for the one that ends too soon."""
-    assert shop and main(["init-db"]) == 0
+@pytest.mark.usefixtures("shop")
+@pytest.mark.parametrize(
+    ("value", "days_left"),
+    [('"<b>"', None), ("[1]", None), ("true", None), ("1e300", None), ("-3", -3)],
+)
+def test_odd_days_left(
+    database: Database,
+    capsys: pytest.CaptureFixture[str],
+    value: str,
+    days_left: int | None,
+) -> None:
+    """Readers accept any value that another program wrote into the row."""
+    assert main(["init-db"]) == main(["health"]) == 0
+    database.rows(
+        "UPDATE service_health "
+        "SET details = details || jsonb_build_object('certificate_days_left', %s::jsonb)",
+        value,
+    )
+    services = {item["service"]: item for item in document(capsys, "status")["services"]}
+    assert services["shop"]["certificate_days_left"] == days_left
+    assert document(capsys, "explain", "shop")["certificate_days_left"] == days_left
+
+
+@pytest.mark.usefixtures("shop")
+def test_check(capsys: pytest.CaptureFixture[str]) -> None:
+    """`check` shows when certificates expire, and a remedy if that is too soon."""
+    assert main(["init-db"]) == 0
     capsys.readouterr()
     main(["check"])
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    place = next(place for place, line in enumerate(lines) if f"degraded: {SHOP}" in line)
-    assert lines[place + 1] == "-> renew its certificate"
+    index = next(index for index, line in enumerate(lines) if f"degraded: {SHOP}" in line)
+    assert lines[index + 1] == "-> renew its certificate"
     assert any(line.endswith("; its certificate expires in 13 days") for line in lines)
 
 
 def test_conditions(shop: Stub, database: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """A broken condition on a text or header is the reason.
-
-    The reason is one line, for any answer of the service.
-    """
+    """A broken condition on a text or header is the reason, on one line for any answer."""
     shop.mode = reply("<h1>\x1b[31msorry\n</h1>", headers={"X-Version": "1.9"})
     assert main(["health"]) == 0
     assert database.health()["shop"]["details"]["reason"].startswith(
         'body is "<h1>\\u001b[31msorry\\n</h1>", wants a text that contains "welcome"; '
         'header x-version is "1.9", wants a text that matches "^2"; certificate expires'
     )
-    shown = document(capsys, "catalogue", "show")["services"][0]["conditions"]
-    assert shown == [
+    conditions = document(capsys, "catalogue", "show")["services"][0]["conditions"]
+    assert conditions == [
         {"pointer": None, "relation": "contains", "value": "welcome", "header": ""},
         {"pointer": None, "relation": "matches", "value": "^2", "header": "x-version"},
     ]

@@ -1,4 +1,4 @@
-"""The report in a browser: it makes no requests and is accessible; its numbers follow from rows.
+"""The report in a browser: no requests, accessible, and with the numbers of the database.
 
 ``test_report_services.py`` compares the states of services.
 """
@@ -24,15 +24,14 @@ if TYPE_CHECKING:
 SCREENSHOTS = Path(__file__).parent.parent.parent / "screenshots"
 
 
+@pytest.mark.usefixtures("seeded")
 @pytest.mark.acceptance
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everyone_can_read_it(
-    looked: Database, browser: Browser, tmp_path: Path, scheme: str
-) -> None:
+def test_everyone_can_read_it(browser: Browser, tmp_path: Path, scheme: str) -> None:
     """The page has no console message and no request, is accessible, and can be printed."""
     from axe_playwright_python.sync_playwright import Axe
 
-    assert looked and main(["report", "-o", str(tmp_path / "r.html"), "--since", "2h"]) == 0
+    assert main(["report", "-o", str(tmp_path / "r.html"), "--since", "2h"]) == 0
     messages: list[str] = []
     page = opened(browser, tmp_path / "r.html", scheme, messages)
     assert messages == [(tmp_path / "r.html").as_uri()]
@@ -43,12 +42,12 @@ def test_everyone_can_read_it(
     SCREENSHOTS.mkdir(exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"report-{scheme}.png")
     page.screenshot(path=SCREENSHOTS / f"report-{scheme}-whole.png", full_page=True)
-    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    page.evaluate("document.querySelectorAll('details').forEach(node => node.open = true)")
     assert [
         (violation["id"], violation["nodes"][0]["html"])
         for violation in Axe().run(page).response["violations"]
     ] == []
-    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(one => one.id)")
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(node => node.id)")
     assert len(ids) == len(set(ids)), "an ID is used twice"
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Now"
@@ -64,17 +63,17 @@ def reported(browser: Browser, path: Path) -> tuple[Page, datetime, datetime]:
     begun, now = (
         datetime.fromisoformat(text)
         for text in page.evaluate(
-            "[...document.querySelectorAll('header time')].map(one => one.dateTime)"
+            "[...document.querySelectorAll('header time')].map(node => node.dateTime)"
         )
     )
     return page, begun, now
 
 
 @pytest.mark.acceptance
-def test_its_numbers_are_the_database_s(looked: Database, browser: Browser, tmp_path: Path) -> None:
-    """Incidents and passes follow from the rows of a history with failures."""
+def test_its_numbers_are_the_database_s(seeded: Database, browser: Browser, tmp_path: Path) -> None:
+    """Incidents and passes equal the rows of a history with failures."""
     page, begun, now = reported(browser, tmp_path / "r.html")
-    alerts = looked.rows(
+    alerts = seeded.rows(
         "SELECT * FROM fleet_alert WHERE tenant_id = '__system__' ORDER BY created_at DESC, id DESC"
     )
     assert [row[:4] for row in data(page, "#incidents-table")] == [
@@ -93,46 +92,44 @@ def test_its_numbers_are_the_database_s(looked: Database, browser: Browser, tmp_
         [((item["closed_at"] or now) - item["created_at"]).total_seconds() for item in alerts]
     )
 
-    passes = looked.rows(
+    passes = seeded.rows(
         """SELECT tags ->> 'pass' AS pass, time, (tags ->> 'period_s')::float8 AS period_s
            FROM system_metrics
            WHERE metric_name = 'pass_success' AND time > %s AND time <= %s ORDER BY 1, time""",
         begun,
         now,
     )
-    shown_passes = {row[0]: (int(row[4]), int(row[5])) for row in data(page, "#passes-table")}
+    pass_counts = {row[0]: (int(row[4]), int(row[5])) for row in data(page, "#passes-table")}
     for name in ("health", "metrics"):
         own = [item for item in passes if item["pass"] == name]
         gaps = [
             round((b["time"] - a["time"]).total_seconds() / max(a["period_s"], b["period_s"])) - 1
             for a, b in pairwise(own)
         ]
-        assert shown_passes[name] == (len(own), sum(max(0, gap) for gap in gaps))
-    assert 175 < shown_passes["metrics"][1] < 195, (
-        "the quarter of an hour without a pass is counted"
-    )
+        assert pass_counts[name] == (len(own), sum(max(0, gap) for gap in gaps))
+    assert 175 < pass_counts["metrics"][1] < 195, "the quarter of an hour without a pass is counted"
 
 
 @pytest.mark.acceptance
-def test_its_charts_have_their_points(looked: Database, browser: Browser, tmp_path: Path) -> None:
+def test_its_charts_have_their_points(seeded: Database, browser: Browser, tmp_path: Path) -> None:
     """Each chart has a point for each bucket with rows, at the right height.
 
     No line crosses a gap.
     """
     page, begun, now = reported(browser, tmp_path / "r.html")
     charts = page.evaluate(
-        """[...document.querySelectorAll('#charts figure')].map((one, place) => ({
-            service: one.dataset.service, metric: one.dataset.metric,
-            latest: one.querySelector('figcaption data').value,
+        """[...document.querySelectorAll('#charts figure')].map((node, place) => ({
+            service: node.dataset.service, metric: node.dataset.metric,
+            latest: node.querySelector('figcaption data').value,
             path: document.querySelector(`#chart${place}-mean path`).getAttribute('d'),
-            rows: [...one.querySelectorAll('tbody tr')].map(row => [
+            rows: [...node.querySelectorAll('tbody tr')].map(row => [
                    row.querySelector('time').dateTime,
                    ...[...row.querySelectorAll('data')].map(cell => parseFloat(cell.value))])}))"""
     )
     assert len(charts) >= 14
     for chart in charts:
         metric, _, tags = chart["metric"].partition("{")
-        rows = looked.rows(
+        rows = seeded.rows(
             "SELECT time, value FROM system_metrics "
             "WHERE service = %s AND metric_name = %s AND time > %s AND time <= %s "
             "AND (%s = '' OR (tags ->> 'pass') || (tags ->> 'period_s') = %s) ORDER BY time",
@@ -147,10 +144,10 @@ def test_its_charts_have_their_points(looked: Database, browser: Browser, tmp_pa
         )
         assert float(chart["latest"]) == rows[-1]["value"]
         if metric in {"messages_received", "messages_written", "rules_evaluated"}:
-            around = zip([None, *rows], rows, [*rows[1:], None], strict=False)
-            placed = [
+            triples = zip([None, *rows], rows, [*rows[1:], None], strict=False)
+            plausible = [
                 b
-                for a, b, c in around
+                for a, b, c in triples
                 if not (
                     a
                     and c
@@ -164,7 +161,7 @@ def test_its_charts_have_their_points(looked: Database, browser: Browser, tmp_pa
                     b["value"] - a["value"] if b["value"] >= a["value"] else b["value"],
                     (b["time"] - a["time"]).total_seconds(),
                 )
-                for a, b in pairwise(placed)
+                for a, b in pairwise(plausible)
             ]
         else:
             steps = [(row["time"], row["value"], 1.0) for row in rows]
@@ -195,7 +192,7 @@ def test_its_charts_have_their_points(looked: Database, browser: Browser, tmp_pa
         assert all(higher == above for higher, above in order), "a higher value is higher up"
     texts = page.evaluate(
         "[...document.querySelectorAll('#charts figure > svg')]"
-        ".map(one => one.textContent.split(/\\s+/))"
+        ".map(node => node.textContent.split(/\\s+/))"
     )
     for chart, words in zip(charts, texts, strict=True):
         assert {"0", "0.0"} & {*words}, f"the axis of {chart['metric']} has its zero"

@@ -29,7 +29,7 @@ DOWN = Verdict(Target("ingest", "", "ingest", ()), 0.0, State.DOWN, "Connection 
 
 @pytest.fixture
 def values(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> settings.Settings:
-    """Settings with a termination message."""
+    """Return settings with a termination message."""
     monkeypatch.setenv("PG_PASS", "not-used")
     monkeypatch.setenv("TERMINATION_MESSAGE_PATH", str(tmp_path / "message"))
     return settings.load()
@@ -41,7 +41,7 @@ def options(*arguments: str) -> Any:
 
 
 def waiting(count: int) -> Backlog:
-    """Return a backlog in which so many samples wait."""
+    """Return a backlog with this number of samples."""
     backlog = Backlog(100, MEBIBYTE)
     for number in range(count):
         backlog.add(Pending(float(number), (Sample("ingest", "jobs", 1.0),)))
@@ -49,7 +49,7 @@ def waiting(count: int) -> Backlog:
 
 
 class TestContext:
-    """What the pass of a loop may use."""
+    """The context of a pass in a loop."""
 
     def test_backlog(self, values: settings.Settings) -> None:
         """A pass that buffers has a backlog for one hour of samples.
@@ -110,7 +110,7 @@ class TestReporter:
         assert len(capsys.readouterr().out.splitlines()) == 3, "one closing line for each outcome"
 
     def test_crash(self, values: settings.Settings) -> None:
-        """The message of a bug names the class of the error only."""
+        """The message of a bug has only the class of the error."""
         report = run_loop._Reporter(options("sidecar"), values, None)
         assert report(Tick("health", 0.1, error=ValueError("s3cret"))) == 1
         with open(values.termination_message_path, encoding="utf-8") as file:  # noqa: PTH123
@@ -119,11 +119,11 @@ class TestReporter:
 
     def test_telemetry(self, values: settings.Settings) -> None:
         """The endpoint gets every tick."""
-        recorded: list[Tick] = []
-        telemetry: Any = SimpleNamespace(record=recorded.append)
+        ticks: list[Tick] = []
+        telemetry: Any = SimpleNamespace(record=ticks.append)
         tick = Tick("health", 0.1, error=DatabaseError("away"))
         run_loop._Reporter(options("sidecar"), values, telemetry)(tick)
-        assert recorded == [tick]
+        assert ticks == [tick]
 
     def test_no_endpoint(self, values: settings.Settings) -> None:
         """Only a sidecar with a port has an endpoint."""
@@ -135,7 +135,7 @@ class TestReporter:
 
 
 def stub(name: str, *, finished: bool = True, backlog: Backlog | None = None) -> Any:
-    """Return a stand-in for a loop, which keeps whether its connection was closed."""
+    """Return a stand-in for a loop. Its ``closed`` is not empty after its connection was closed."""
     closed: list[str] = []
     store = SimpleNamespace(close=lambda: closed.append(name))
     context = SimpleNamespace(store=store, backlog=backlog)
@@ -143,29 +143,29 @@ def stub(name: str, *, finished: bool = True, backlog: Backlog | None = None) ->
 
 
 class TestClose:
-    """What happens after the last tick."""
+    """The end of the loops, after their last tick."""
 
     def test_flush(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
         """Waiting samples are written until the deadline; a loop that fails stops no other loop.
 
-        Only passes with a flush are asked.
+        Only passes that can flush are asked to.
         """
         caplog.set_level(logging.INFO, "ops_worker")
         loops = [stub("first"), stub("running", finished=False), stub("away"), stub("last")]
         for loop in loops:
             monkeypatch.setitem(PASSES, loop.name, METRICS._replace(name=loop.name))
         loops.append(stub("health"))
-        asked: list[float] = []
+        deadlines: list[float] = []
 
         def flush(context: Any, until: float) -> int:
-            asked.append(until)
+            deadlines.append(until)
             if context is loops[2].context:
                 raise DatabaseError("away")
             return 5 if context is loops[3].context else 0
 
         monkeypatch.setattr(metrics, "flush", flush)
         run_loop._close(loops, 1234.5)
-        assert asked == [1234.5] * 3, "a pass that still runs uses its connection"
+        assert deadlines == [1234.5] * 3, "a pass that still runs uses its connection"
         assert [loop.closed for loop in loops] == [["first"], [], ["away"], ["last"], ["health"]]
         (record,) = caplog.records
         assert (vars(record)["action"], vars(record)["count"]) == ("flushed", 5)
@@ -175,11 +175,11 @@ class TestClose:
         loops = [stub("health"), stub("a", backlog=waiting(0)), stub("b", backlog=waiting(3))]
         loops.append(stub("c", backlog=waiting(2)))
         assert run_loop._report_lost(loops) == 5
-        said = [
+        entries = [
             (vars(record)["action"], vars(record)["loop"], vars(record)["count"])
             for record in caplog.records
         ]
-        assert said == [("samples lost", "b", 3), ("samples lost", "c", 2)]
+        assert entries == [("samples lost", "b", 3), ("samples lost", "c", 2)]
 
     @pytest.mark.parametrize(
         ("code", "lost", "seconds", "expected"),
@@ -194,7 +194,7 @@ class TestClose:
         seconds: str | None,
         expected: int,
     ) -> None:
-        """With --for, lost samples change exit code 0 to 1; after a signal the code stays."""
+        """With --for, lost samples change exit code 0 to 1. Without it, the exit code stays."""
 
         def run(loops: Any, _: Any, *, grace_s: float, close: Any) -> int:
             assert grace_s == values.shutdown_grace
@@ -227,7 +227,7 @@ class TestClose:
         is_complete: bool,
         raises: bool,
     ) -> None:
-        """A signal before the end of --for is an error, unless a pass ended with a worse one."""
+        """A signal before the end of --for is an error, unless a pass has a worse exit code."""
 
         def run(loops: Any, stop: Any, **_: Any) -> int:
             stop.set()

@@ -71,7 +71,7 @@ OTHER_TYPES = {
 
 @pytest.fixture(scope="module")
 def standalone(dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A database without a platform, to be copied: init-db was run, and all tables are in use."""
+    """Create a template database without a platform, in which all tables are in use."""
 
     def fill(url: str) -> None:
         """Run the commands that create and use the tables."""
@@ -87,11 +87,11 @@ def standalone(dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 
 
 @pytest.fixture
-def alone(
+def standalone_copy(
     dsn: str, standalone: str, stubs: Stubs, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Database]:
-    """A database without a platform, named by the settings; all of its tables are in use."""
-    # `check` compares each variable with each setting. Those of this machine do not matter here.
+    """Return a copy of the template database, which the settings name."""
+    # `check` would warn about variables of this machine that resemble settings.
     others = {name for name in os.environ if not name.startswith(("PATH", "HOME", "LANG", "PY"))}
     for name in others - stubs.env.keys():
         monkeypatch.delenv(name)
@@ -111,19 +111,22 @@ def use() -> None:
 
 
 def findings(capsys: pytest.CaptureFixture[str]) -> list[dict[str, str]]:
-    """Return the faults and warnings of ``check`` about the database; a service is down."""
+    """Return the faults and warnings of ``check``, except those about services.
+
+    One of the services is down.
+    """
     capsys.readouterr()
     code = main(["check", "--output", "json"])
     document = json.loads(capsys.readouterr().out)
     assert document["exit_code"] == code
-    found = [finding for finding in document["findings"] if finding["state"] != "ok"]
-    return [finding for finding in found if not finding["subject"].startswith("service ")]
+    problems = [finding for finding in document["findings"] if finding["state"] != "ok"]
+    return [finding for finding in problems if not finding["subject"].startswith("service ")]
 
 
 def follow(
     database: Database, capsys: pytest.CaptureFixture[str], remedy: str, depth: int = 0
 ) -> None:
-    """Do what a remedy says: run its commands and execute its statements, in order.
+    """Run the commands and execute the statements of a remedy, in order.
 
     If init-db cannot repair the schema, follow its message, which names a statement.
     """
@@ -159,7 +162,7 @@ def repair(database: Database, capsys: pytest.CaptureFixture[str], why: str) -> 
 def break_and_repair(
     database: Database, capsys: pytest.CaptureFixture[str], statements: str, *subjects: str
 ) -> None:
-    """Break the schema, expect ``check`` to notice, and follow its remedies until it is green."""
+    """Break the schema, expect findings of ``check``, and follow the remedies until it is green."""
     database.rows(statements)
     faults = findings(capsys)
     assert faults, statements
@@ -171,26 +174,28 @@ Columns = dict[str, "Column"]
 """One column of each of these tables, by table."""
 
 
-def columns_at(place: int) -> Columns:
-    """Return the column at this place of each table that has so many columns."""
+def columns_at(position: int) -> Columns:
+    """Return the column at this position of each table, if there is one."""
     return {
-        table: shape.columns[place] for table, shape in SHAPES.items() if place < len(shape.columns)
+        table: shape.columns[position]
+        for table, shape in SHAPES.items()
+        if position < len(shape.columns)
     }
 
 
-PLACES = [
+COLUMN_SETS = [
     columns_at(place) for place in range(max(len(shape.columns) for shape in SHAPES.values()))
 ]
 """All columns of all tables; an item has at most one column of each table."""
-FIRSTS = [{table: column} for table, column in PLACES[0].items()]
-"""The first columns, one at a time: most are keys, and their repairs depend on each other."""
+FIRST_COLUMNS = [{table: column} for table, column in COLUMN_SETS[0].items()]
+"""The first columns, one at a time, because the repairs of keys depend on each other."""
 if os.environ.get("OPS_TEST_FULL"):
-    PLACES[1:] = [{table: place[table]} for place in PLACES[1:] for table in place]
+    COLUMN_SETS[1:] = [{table: place[table]} for place in COLUMN_SETS[1:] for table in place]
 
 
-@pytest.mark.parametrize("columns", [*FIRSTS, *PLACES[1:]])
+@pytest.mark.parametrize("columns", [*FIRST_COLUMNS, *COLUMN_SETS[1:]])
 def test_dropped_column(
-    alone: Database, capsys: pytest.CaptureFixture[str], columns: Columns
+    standalone_copy: Database, capsys: pytest.CaptureFixture[str], columns: Columns
 ) -> None:
     """Each column of each table comes back if it was dropped with all that depends on it."""
     needed = {
@@ -201,31 +206,35 @@ def test_dropped_column(
     }
     dropped = [f"ALTER TABLE {table} DROP COLUMN {name} CASCADE" for table, name in needed.items()]
     if dropped:
-        break_and_repair(alone, capsys, ";\n".join(dropped), *(f"table {name}" for name in needed))
+        break_and_repair(
+            standalone_copy, capsys, ";\n".join(dropped), *(f"table {name}" for name in needed)
+        )
     use()
 
 
-UNTIED = f"""DROP VIEW IF EXISTS {VIEW};
+DROP_DEPENDENTS = f"""DROP VIEW IF EXISTS {VIEW};
 ALTER TABLE ops_worker_maintenance DROP CONSTRAINT ops_worker_maintenance_single_check;
 ALTER TABLE fleet_alert DROP CONSTRAINT fleet_alert_status_check,
     DROP CONSTRAINT fleet_alert_tenant_id_fkey;
 ALTER TABLE fleet_alert ALTER COLUMN id DROP IDENTITY, ALTER COLUMN id SET DEFAULT 7;
 DROP INDEX idx_fleet_alert_open_uq, idx_fleet_alert_tenant_created"""
-"""Removes everything that depends on the type of a column."""
+"""Statements that remove everything that depends on the type of a column."""
 
 
-@pytest.mark.parametrize("columns", PLACES)
+@pytest.mark.parametrize("columns", COLUMN_SETS)
 def test_changed_type(
-    alone: Database, capsys: pytest.CaptureFixture[str], columns: Columns
+    standalone_copy: Database, capsys: pytest.CaptureFixture[str], columns: Columns
 ) -> None:
     """Each column of each table is converted back to its type without loss."""
-    alone.rows(UNTIED)
+    standalone_copy.rows(DROP_DEPENDENTS)
     assert main(["init-db"]) == 0
-    before = {table: alone.rows(f"SELECT * FROM {table}") for table in columns}
+    before = {table: standalone_copy.rows(f"SELECT * FROM {table}") for table in columns}
     changed = [f"DROP VIEW {VIEW}"]
     changed += [changed_type(table, column) for table, column in columns.items()]
-    break_and_repair(alone, capsys, ";\n".join(changed), *(f"table {table}" for table in columns))
-    assert {table: alone.rows(f"SELECT * FROM {table}") for table in columns} == before
+    break_and_repair(
+        standalone_copy, capsys, ";\n".join(changed), *(f"table {table}" for table in columns)
+    )
+    assert {table: standalone_copy.rows(f"SELECT * FROM {table}") for table in columns} == before
     use()
 
 
@@ -241,14 +250,16 @@ def changed_type(table: str, column: Column) -> str:
     return f"{default} ALTER TABLE {table} ALTER COLUMN {name} TYPE {other} USING {name}::{other}"
 
 
-def test_values_that_do_not_convert(alone: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_values_that_do_not_convert(
+    standalone_copy: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A value that does not convert ends the repair; the message names a statement."""
     broken = f"""DROP VIEW {VIEW}; ALTER TABLE service_health ALTER checked_at DROP DEFAULT;
         ALTER TABLE service_health ALTER checked_at TYPE integer USING 0"""
-    alone.rows(broken)
+    standalone_copy.rows(broken)
     assert main(["init-db"]) == 3
     assert "`ALTER TABLE service_health DROP COLUMN checked_at CASCADE`" in capsys.readouterr().err
-    repair(alone, capsys, broken)
+    repair(standalone_copy, capsys, broken)
 
 
 OUTDATED = {
@@ -265,29 +276,35 @@ OUTDATED = {
 
 
 @pytest.mark.parametrize("statements", OUTDATED.values(), ids=list(OUTDATED))
-def test_view(alone: Database, capsys: pytest.CaptureFixture[str], statements: str) -> None:
+def test_view(
+    standalone_copy: Database, capsys: pytest.CaptureFixture[str], statements: str
+) -> None:
     """A view with another definition is replaced, and a missing one is created."""
-    expected = alone.rows(VIEWS)
-    break_and_repair(alone, capsys, statements, f"view {VIEW}")
-    assert alone.rows(VIEWS) == expected
+    expected = standalone_copy.rows(VIEWS)
+    break_and_repair(standalone_copy, capsys, statements, f"view {VIEW}")
+    assert standalone_copy.rows(VIEWS) == expected
 
 
-def test_view_keeps_its_grants(alone: Database) -> None:
+def test_view_keeps_its_grants(standalone_copy: Database) -> None:
     """A view that is dropped and created again has the same grants."""
-    alone.rows('CREATE ROLE "ops view"')
-    alone.rows(OUTDATED["fewer columns"])
-    alone.rows(f'GRANT SELECT ON {VIEW} TO PUBLIC; GRANT SELECT, UPDATE ON {VIEW} TO "ops view"')
+    standalone_copy.rows('CREATE ROLE "ops view"')
+    standalone_copy.rows(OUTDATED["fewer columns"])
+    standalone_copy.rows(
+        f'GRANT SELECT ON {VIEW} TO PUBLIC; GRANT SELECT, UPDATE ON {VIEW} TO "ops view"'
+    )
     granted = "SELECT relacl::text FROM pg_class WHERE relname = 'service_health_current'"
-    before = alone.value(granted)
+    before = standalone_copy.value(granted)
     assert main(["init-db"]) == 0
-    assert sorted(alone.value(granted)) == sorted(before)
-    alone.rows('DROP OWNED BY "ops view"; DROP ROLE "ops view"')
+    assert sorted(standalone_copy.value(granted)) == sorted(before)
+    standalone_copy.rows('DROP OWNED BY "ops view"; DROP ROLE "ops view"')
 
 
 @pytest.mark.parametrize("table", [name for name in SHAPES if name != VERSIONS])
-def test_missing_table(alone: Database, capsys: pytest.CaptureFixture[str], table: str) -> None:
+def test_missing_table(
+    standalone_copy: Database, capsys: pytest.CaptureFixture[str], table: str
+) -> None:
     """A table that was dropped is created again."""
-    alone.rows(f"DROP TABLE {table} CASCADE")
+    standalone_copy.rows(f"DROP TABLE {table} CASCADE")
     if table.startswith("ops_worker_maintenance"):  # optional: `maintenance start` creates them
         assert findings(capsys) == []
         assert main(["maintenance", "start", "--replace"]) == 0
@@ -296,28 +313,30 @@ def test_missing_table(alone: Database, capsys: pytest.CaptureFixture[str], tabl
         assert main(["rollup"]) == 0
     else:
         assert findings(capsys) != []
-    repair(alone, capsys, table)
-    assert alone.value(f"SELECT to_regclass('{table}')") is not None
+    repair(standalone_copy, capsys, table)
+    assert standalone_copy.value(f"SELECT to_regclass('{table}')") is not None
 
 
 @pytest.mark.parametrize("table", [name for name in SHAPES if SHAPES[name].key])
 @pytest.mark.parametrize("repeated", [False, True])
 def test_missing_key(
-    alone: Database, capsys: pytest.CaptureFixture[str], table: str, repeated: bool
+    standalone_copy: Database, capsys: pytest.CaptureFixture[str], table: str, repeated: bool
 ) -> None:
     """A dropped unique key is added; if rows are duplicates, they are named first."""
     broken = f"ALTER TABLE {table} DROP CONSTRAINT {table}_pkey CASCADE"
     if repeated:
         broken += f"; INSERT INTO {table} SELECT * FROM {table}"
-    break_and_repair(alone, capsys, broken)
+    break_and_repair(standalone_copy, capsys, broken)
     use()
 
 
-def test_key_of_other_columns(alone: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_key_of_other_columns(
+    standalone_copy: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
     """If the primary key has other columns, a unique key is added beside it."""
     broken = """ALTER TABLE service_health DROP CONSTRAINT service_health_pkey;
         ALTER TABLE service_health ADD PRIMARY KEY (service, checked_at)"""
-    break_and_repair(alone, capsys, broken, "table service_health")
+    break_and_repair(standalone_copy, capsys, broken, "table service_health")
 
 
 VERSION_FAULTS = {
@@ -329,13 +348,15 @@ VERSION_FAULTS = {
 
 
 @pytest.mark.parametrize("statements", VERSION_FAULTS.values(), ids=list(VERSION_FAULTS))
-def test_version(alone: Database, capsys: pytest.CaptureFixture[str], statements: str) -> None:
+def test_version(
+    standalone_copy: Database, capsys: pytest.CaptureFixture[str], statements: str
+) -> None:
     """A missing or unreadable version is a warning, and is recorded again."""
-    break_and_repair(alone, capsys, statements, "schema")
+    break_and_repair(standalone_copy, capsys, statements, "schema")
 
 
 def test_newer_version(
-    alone: Database,
+    standalone_copy: Database,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -353,19 +374,19 @@ def test_newer_version(
     assert (finding["subject"], finding["state"]) == ("schema", "warning")
     assert finding["found"] == f"version {NEWEST + 1}; this program knows version {NEWEST}"
     assert main(["health"]) == main(["metrics"]) == 0
-    before = alone.rows(COLUMNS), alone.rows(VIEWS)
+    before = standalone_copy.rows(COLUMNS), standalone_copy.rows(VIEWS)
     capsys.readouterr()
     assert main(["init-db"]) == 0
     assert capsys.readouterr().out.startswith(
         f"schema: version {NEWEST + 1} is newer than this program, which knows {NEWEST}; "
         "nothing was changed\n"
     )
-    assert (alone.rows(COLUMNS), alone.rows(VIEWS)) == before
-    alone.rows("DROP TABLE system_metrics CASCADE")
+    assert (standalone_copy.rows(COLUMNS), standalone_copy.rows(VIEWS)) == before
+    standalone_copy.rows("DROP TABLE system_metrics CASCADE")
     assert main(["init-db"]) == 3
     assert "run init-db with the ops-worker that made this version" in capsys.readouterr().err
     monkeypatch.setattr(sql, "MIGRATIONS", later)  # the remedy: the newer program
-    repair(alone, capsys, "newer")
+    repair(standalone_copy, capsys, "newer")
 
 
 def with_another_migration(folder: Path) -> Path:
@@ -383,162 +404,162 @@ def with_another_migration(folder: Path) -> Path:
 
 
 def test_migration_of_another_owner(
-    told: Database,
+    configured: Database,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
     """If a migration changes a table of another role, the message names that role."""
     assert main(["init-db"]) == 0
-    told.rows("CREATE ROLE ops_deploy LOGIN PASSWORD 'x'")
-    told.rows("GRANT ALL ON ALL TABLES IN SCHEMA public TO ops_deploy")
+    configured.rows("CREATE ROLE ops_deploy LOGIN PASSWORD 'x'")
+    configured.rows("GRANT ALL ON ALL TABLES IN SCHEMA public TO ops_deploy")
     monkeypatch.setattr(sql, "MIGRATIONS", with_another_migration(tmp_path))
     with monkeypatch.context() as other:
-        other.setenv("DATABASE_URL", told.as_user("ops_deploy"))
+        other.setenv("DATABASE_URL", configured.as_user("ops_deploy"))
         capsys.readouterr()
         assert main(["init-db"]) == 3
         assert "belongs to role postgres: run `ops-worker init-db` as that role" in (
             capsys.readouterr().err
         )
     assert {finding["subject"] for finding in findings(capsys)} == {"schema", f"view {VIEW}"}
-    told.rows("DROP OWNED BY ops_deploy; DROP ROLE ops_deploy")
-    repair(told, capsys, "migration")
+    configured.rows("DROP OWNED BY ops_deploy; DROP ROLE ops_deploy")
+    repair(configured, capsys, "migration")
 
 
 def test_repair_by_another_role(
-    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    configured: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An object of another role is reported with that role and the statement.
 
     Nothing is changed.
     """
     assert main(["init-db"]) == main(["health"]) == main(["metrics"]) == 0
-    told.rows("CREATE ROLE ops_deploy LOGIN PASSWORD 'x'")
-    told.rows("GRANT ALL ON ALL TABLES IN SCHEMA public TO ops_deploy")
-    told.rows("ALTER TABLE service_health DROP COLUMN latency_ms CASCADE")
-    told.rows("GRANT CREATE ON SCHEMA public TO ops_deploy")
-    told.rows(f"CREATE VIEW {VIEW} AS SELECT service FROM service_health")
+    configured.rows("CREATE ROLE ops_deploy LOGIN PASSWORD 'x'")
+    configured.rows("GRANT ALL ON ALL TABLES IN SCHEMA public TO ops_deploy")
+    configured.rows("ALTER TABLE service_health DROP COLUMN latency_ms CASCADE")
+    configured.rows("GRANT CREATE ON SCHEMA public TO ops_deploy")
+    configured.rows(f"CREATE VIEW {VIEW} AS SELECT service FROM service_health")
     with monkeypatch.context() as other:
-        other.setenv("DATABASE_URL", told.as_user("ops_deploy"))
+        other.setenv("DATABASE_URL", configured.as_user("ops_deploy"))
         capsys.readouterr()
         assert main(["init-db"]) == 3
         out, err = capsys.readouterr()
     assert "service_health: already there\n" in out
     statement = "`ALTER TABLE service_health ADD COLUMN latency_ms integer`"
     assert f"service_health belongs to role postgres: as that role run {statement}" in err
-    follow(told, capsys, statement)
-    told.rows("DROP OWNED BY ops_deploy; DROP ROLE ops_deploy")
-    repair(told, capsys, "another role")
+    follow(configured, capsys, statement)
+    configured.rows("DROP OWNED BY ops_deploy; DROP ROLE ops_deploy")
+    repair(configured, capsys, "another role")
 
 
 def test_repair_as_the_role_that_owns(
-    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    configured: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A login that does not inherit the rights of PG_ROLE repairs the tables of that role."""
-    told.rows("CREATE ROLE ops_owner; CREATE ROLE ops_login LOGIN NOINHERIT PASSWORD 'x'")
-    told.rows("GRANT ops_owner TO ops_login; GRANT CREATE ON SCHEMA public TO ops_owner")
-    told.rows("REVOKE CREATE ON SCHEMA public FROM PUBLIC")  # as PostgreSQL 15 has it
-    told.rows("DROP TABLE system_metrics CASCADE")
+    configured.rows("CREATE ROLE ops_owner; CREATE ROLE ops_login LOGIN NOINHERIT PASSWORD 'x'")
+    configured.rows("GRANT ops_owner TO ops_login; GRANT CREATE ON SCHEMA public TO ops_owner")
+    configured.rows("REVOKE CREATE ON SCHEMA public FROM PUBLIC")  # as since PostgreSQL 15
+    configured.rows("DROP TABLE system_metrics CASCADE")
     with monkeypatch.context() as other:
-        other.setenv("DATABASE_URL", told.as_user("ops_login"))
+        other.setenv("DATABASE_URL", configured.as_user("ops_login"))
         other.setenv("PG_ROLE", "ops_owner")
         assert main(["init-db"]) == 0
-        told.rows("ALTER TABLE service_health DROP COLUMN latency_ms CASCADE")
+        configured.rows("ALTER TABLE service_health DROP COLUMN latency_ms CASCADE")
         capsys.readouterr()
         assert main(["init-db"]) == 0
         assert "latency_ms" in capsys.readouterr().out
     owner = "SELECT pg_get_userbyid(relowner)::text FROM pg_class WHERE relname = 'service_health'"
-    assert told.value(owner) == "ops_owner"
-    told.rows("DROP OWNED BY ops_owner; DROP ROLE ops_login; DROP ROLE ops_owner")
+    assert configured.value(owner) == "ops_owner"
+    configured.rows("DROP OWNED BY ops_owner; DROP ROLE ops_login; DROP ROLE ops_owner")
 
 
 def test_version_that_may_not_be_read(
-    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    configured: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the role may not read the version, the remedy is a GRANT, never a new table."""
+    """If the role may not read the version, the remedy is a GRANT, and no new table."""
     assert main(["init-db"]) == 0
-    told.rows("CREATE ROLE ops_blind LOGIN PASSWORD 'x' BYPASSRLS")
-    told.rows("GRANT ALL ON ALL TABLES IN SCHEMA public TO ops_blind")
-    told.rows(f"REVOKE SELECT ON {VERSIONS} FROM ops_blind, PUBLIC")
+    configured.rows("CREATE ROLE ops_blind LOGIN PASSWORD 'x' BYPASSRLS")
+    configured.rows("GRANT ALL ON ALL TABLES IN SCHEMA public TO ops_blind")
+    configured.rows(f"REVOKE SELECT ON {VERSIONS} FROM ops_blind, PUBLIC")
     with monkeypatch.context() as other:
-        other.setenv("DATABASE_URL", told.as_user("ops_blind"))
+        other.setenv("DATABASE_URL", configured.as_user("ops_blind"))
         remedies = {finding["subject"]: finding["remedy"] for finding in findings(capsys)}
-    told.rows("DROP OWNED BY ops_blind; DROP ROLE ops_blind")
+    configured.rows("DROP OWNED BY ops_blind; DROP ROLE ops_blind")
     assert not any("DROP" in remedy for remedy in remedies.values())
     assert "GRANT" in remedies[f"table {VERSIONS}"]
 
 
 def test_missing_grants(
-    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    configured: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The printed GRANTs are all that a role without any privilege needs."""
     assert main(["init-db"]) == main(["health"]) == 0
-    told.rows("CREATE ROLE \"ops granted\" LOGIN PASSWORD 'x' BYPASSRLS")
-    monkeypatch.setenv("DATABASE_URL", told.as_user("ops%20granted"))
+    configured.rows("CREATE ROLE \"ops granted\" LOGIN PASSWORD 'x' BYPASSRLS")
+    monkeypatch.setenv("DATABASE_URL", configured.as_user("ops%20granted"))
     faults = findings(capsys)
     assert {finding["subject"] for finding in faults} >= {"table fleet_alert", "table tenants"}
-    repair(told, capsys, "grants")
+    repair(configured, capsys, "grants")
     assert main(["health"]) == main(["metrics"]) == 0
-    told.rows('DROP OWNED BY "ops granted"; DROP ROLE "ops granted"')
+    configured.rows('DROP OWNED BY "ops granted"; DROP ROLE "ops granted"')
 
 
 @pytest.mark.parametrize("is_public", [True, False])
 def test_out_of_reach(
-    told: Database,
+    configured: Database,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     is_public: bool,
 ) -> None:
     """If the role cannot reach the schema of a table, no second table is created elsewhere."""
     assert main(["init-db"]) == main(["health"]) == 0
-    told.rows("CREATE ROLE ops_reach LOGIN PASSWORD 'x' BYPASSRLS")
-    told.rows("GRANT ALL ON ALL TABLES IN SCHEMA public TO ops_reach")
-    told.rows("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO ops_reach")
+    configured.rows("CREATE ROLE ops_reach LOGIN PASSWORD 'x' BYPASSRLS")
+    configured.rows("GRANT ALL ON ALL TABLES IN SCHEMA public TO ops_reach")
+    configured.rows("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO ops_reach")
     if is_public:
-        told.rows('ALTER ROLE ops_reach SET search_path TO "$user"')
+        configured.rows('ALTER ROLE ops_reach SET search_path TO "$user"')
     else:
-        told.rows("REVOKE USAGE ON SCHEMA public FROM PUBLIC")
-    monkeypatch.setenv("DATABASE_URL", told.as_user("ops_reach"))
-    found = {finding["subject"]: finding for finding in findings(capsys)}
-    assert found["table system_metrics"]["found"] == "not visible: it is in schema public"
-    follow(told, capsys, found["table system_metrics"]["remedy"])
+        configured.rows("REVOKE USAGE ON SCHEMA public FROM PUBLIC")
+    monkeypatch.setenv("DATABASE_URL", configured.as_user("ops_reach"))
+    problems = {finding["subject"]: finding for finding in findings(capsys)}
+    assert problems["table system_metrics"]["found"] == "not visible: it is in schema public"
+    follow(configured, capsys, problems["table system_metrics"]["remedy"])
     assert findings(capsys) == []
-    told.rows("DROP OWNED BY ops_reach; DROP ROLE ops_reach")
+    configured.rows("DROP OWNED BY ops_reach; DROP ROLE ops_reach")
 
 
 def test_platforms_tables_are_left_alone(
-    told: Database, capsys: pytest.CaptureFixture[str]
+    configured: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without --standalone, init-db changes nothing about tenants and fleet_alert."""
     shape = (
         "SELECT * FROM information_schema.columns "
         "WHERE table_name IN ('tenants', 'fleet_alert', 'device_state') ORDER BY 3, 4"
     )
-    told.rows("ALTER TABLE fleet_alert RENAME COLUMN summary TO title")
-    told.rows("ALTER TABLE tenants ALTER name TYPE varchar(200)")
-    told.rows("DROP VIEW system_metrics_latest, system_metrics_recent")
-    told.rows("ALTER TABLE system_metrics ALTER tags TYPE json")
-    told.rows("CREATE VIEW readers AS SELECT tags FROM system_metrics")
-    before = told.rows(shape)
+    configured.rows("ALTER TABLE fleet_alert RENAME COLUMN summary TO title")
+    configured.rows("ALTER TABLE tenants ALTER name TYPE varchar(200)")
+    configured.rows("DROP VIEW system_metrics_latest, system_metrics_recent")
+    configured.rows("ALTER TABLE system_metrics ALTER tags TYPE json")
+    configured.rows("CREATE VIEW readers AS SELECT tags FROM system_metrics")
+    before = configured.rows(shape)
     assert main(["init-db"]) == 0
     assert "system_metrics: column tags is json, not jsonb; it was left as it is" in (
         capsys.readouterr().out
     )
-    assert told.rows(shape) == before
-    found = {finding["subject"]: finding for finding in findings(capsys)}
-    assert "run the platform's migrations" in found["table fleet_alert"]["remedy"]
-    assert found["table tenants"]["state"] == "warning"
-    assert "drop the views that read it (readers)" in found["table system_metrics"]["remedy"]
+    assert configured.rows(shape) == before
+    problems = {finding["subject"]: finding for finding in findings(capsys)}
+    assert "run the platform's migrations" in problems["table fleet_alert"]["remedy"]
+    assert problems["table tenants"]["state"] == "warning"
+    assert "drop the views that read it (readers)" in problems["table system_metrics"]["remedy"]
 
 
-def described(database: Database) -> list[list[dict[str, object]]]:
-    """Describe the whole schema."""
+def schema_of(database: Database) -> list[list[dict[str, object]]]:
+    """Return the columns, keys and views of the whole schema."""
     return [database.rows(query) for query in (COLUMNS, KEYS, VIEWS)]
 
 
-def test_shapes_are_the_sum_of_the_migrations(alone: Database) -> None:
+def test_shapes_are_the_sum_of_the_migrations(standalone_copy: Database) -> None:
     """core/schema.py describes each table as the migrations make it."""
-    rows = [row for row in alone.rows(COLUMNS) if row["object"] != VIEW]
+    rows = [row for row in standalone_copy.rows(COLUMNS) if row["object"] != VIEW]
     expected = [
         (shape.name, column.name, column.type, column.required, bool(column.default))
         for shape in SHAPES.values()
@@ -558,7 +579,7 @@ def test_shapes_are_the_sum_of_the_migrations(alone: Database) -> None:
     for shape in SHAPES.values():
         for column in shape.columns:
             if column.default and not column.default.startswith("GENERATED"):
-                default = alone.value(
+                default = standalone_copy.value(
                     "SELECT pg_get_expr(adbin, adrelid) "
                     "FROM pg_attrdef JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum"
                     f" WHERE adrelid = '{shape.name}'::regclass AND attname = '{column.name}'"
@@ -617,7 +638,7 @@ def test_from_every_earlier_version(
     empty.rows(statements or "SELECT")
     assert main(["init-db", "--standalone"]) == 0
     assert "replaced" not in capsys.readouterr().out
-    upgraded = described(empty)
+    upgraded = schema_of(empty)
     assert main(["health"]) == main(["metrics"]) == 0
     assert findings(capsys) == []
     assert empty.value(f"SELECT max(version) FROM {VERSIONS}") == sql.migrations()[-1].version
@@ -627,11 +648,11 @@ def test_from_every_earlier_version(
     for migration in sql.migrations():
         for section in migration.sections.values():
             another.rows(section)
-    assert described(another) == upgraded
+    assert schema_of(another) == upgraded
 
 
 def test_by_several_at_once(empty: Database) -> None:
-    """Several runs of init-db at once succeed, and one of them creates each object."""
+    """Several runs of init-db at once succeed, and each object is created once."""
 
     def run(_: int) -> list[Change]:
         with contextlib.closing(Store({"conninfo": empty.url})) as store:
@@ -647,18 +668,20 @@ def test_by_several_at_once(empty: Database) -> None:
     assert sorted(applied) == [f"migration {migration.name}" for migration in sql.migrations()]
 
 
-def test_first_pass_records_the_version(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_first_pass_records_the_version(
+    configured: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In an empty installation, a pass creates its table and records the version.
 
     init-db creates the rest.
     """
     assert main(["health"]) == 0
-    assert told.value(f"SELECT count(*) FROM {VERSIONS}") == len(sql.migrations())
-    repair(told, capsys, "view")
-    told.rows(f"DROP TABLE {VERSIONS}, service_health CASCADE")
+    assert configured.value(f"SELECT count(*) FROM {VERSIONS}") == len(sql.migrations())
+    repair(configured, capsys, "view")
+    configured.rows(f"DROP TABLE {VERSIONS}, service_health CASCADE")
     assert main(["maintenance", "start"]) == main(["health"]) == 0
-    assert told.value(f"SELECT to_regclass('{VERSIONS}')") is None, "older tables were there"
-    repair(told, capsys, "adopted")
+    assert configured.value(f"SELECT to_regclass('{VERSIONS}')") is None, "older tables were there"
+    repair(configured, capsys, "adopted")
 
 
 def test_file_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""`ops-worker status`: every number follows from rows, and old rows are stale."""
+"""`ops-worker status`: every number comes from rows, and old rows are stale."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 
 
 @pytest.mark.integration
-def test_services(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_services(seeded: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """Each service has its state, latency and last check.
 
     A row older than three periods is stale, also in the view.
     """
     services = {item["service"]: item for item in document(capsys)["services"]}
-    rows = looked.health()
+    rows = seeded.health()
     assert {
         name: (item["state"], item["latency_ms"], item["checked_at"])
         for name, item in services.items()
@@ -83,15 +83,13 @@ def test_services(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
         )
         for name, row in rows.items()
     }
-    assert (
-        services["evaluator"]["reason"] == "Connection refused"
-        and services["evaluator"]["state"] == "down"
-    )
-    looked.rows(
+    assert services["evaluator"]["reason"] == "Connection refused"
+    assert services["evaluator"]["state"] == "down"
+    seeded.rows(
         "UPDATE service_health SET checked_at = now() - interval '120 seconds' "
         "WHERE service = 'evaluator'"
     )
-    looked.rows(
+    seeded.rows(
         "UPDATE service_health SET checked_at = now() - interval '181 seconds' "
         "WHERE service = 'ingest'"
     )
@@ -102,7 +100,7 @@ def test_services(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert services["evaluator"]["state"] == "down"
     current = {
-        row["service"]: row["status"] for row in looked.rows("SELECT * FROM service_health_current")
+        row["service"]: row["status"] for row in seeded.rows("SELECT * FROM service_health_current")
     }
     assert current == {
         "ingest": "stale",
@@ -115,42 +113,42 @@ def test_services(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.integration
 @pytest.mark.parametrize(("argument", "seconds"), [("30m", 1800), ("2h", 7200)])
 def test_series(
-    looked: Database, capsys: pytest.CaptureFixture[str], argument: str, seconds: int
+    seeded: Database, capsys: pytest.CaptureFixture[str], argument: str, seconds: int
 ) -> None:
-    """The newest value, the rate and the history of each series follow from its rows.
+    """The newest value, the rate and the history of each series come from its rows.
 
     A fall of a counter is a reset.
     """
     answer = document(capsys, "--since", argument)
     now = datetime.fromisoformat(answer["at"])
     begun = now - timedelta(seconds=seconds)
-    shown = {(item["service"], item["metric"]): item for item in answer["series"]}
+    series = {(item["service"], item["metric"]): item for item in answer["series"]}
     for service, metric in (
         ("ingest", "messages_received"),
         ("evaluator", "rules_evaluated"),
         ("ingest", "queue_depth"),
         ("platform", "devices_online"),
     ):
-        rows = looked.rows(
+        rows = seeded.rows(
             f"SELECT time, value FROM system_metrics "
             f"WHERE service = '{service}' AND metric_name = '{metric}' "
             f"AND time > '{begun}' AND time <= '{now}' "
             f"ORDER BY time"
         )
-        item = shown[service, metric]
+        item = series[service, metric]
         assert (item["value"], item["time"]) == (
             rows[-1]["value"],
             rows[-1]["time"].astimezone(UTC).isoformat(),
         )
-        around = zip([None, *rows], rows, [*rows[1:], None], strict=False)
-        placed = [
+        triples = zip([None, *rows], rows, [*rows[1:], None], strict=False)
+        plausible = [
             b["value"]
-            for a, b, c in around
+            for a, b, c in triples
             if not (
                 a and c and a["value"] <= c["value"] and not a["value"] <= b["value"] <= c["value"]
             )
         ]
-        steps = [b - a if b >= a else b for a, b in pairwise(placed)]
+        steps = [b - a if b >= a else b for a, b in pairwise(plausible)]
         elapsed = (rows[-1]["time"] - rows[0]["time"]).total_seconds()
         expected = (
             None
@@ -169,7 +167,7 @@ def test_series(
 
 
 @pytest.mark.integration
-def test_gap(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gap(seeded: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """A bucket in which no pass ran has no value."""
     item = next(
         item
@@ -177,17 +175,17 @@ def test_gap(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
         if item["metric"] == "devices_online"
     )
     assert None in item["history"][8:13] and item["history"][-1] is not None
-    looked.rows("DELETE FROM system_metrics WHERE service <> 'ops_worker'")
+    seeded.rows("DELETE FROM system_metrics WHERE service <> 'ops_worker'")
     assert document(capsys)["series"] == []
 
 
 @pytest.mark.integration
-def test_alerts_and_passes(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_alerts_and_passes(seeded: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """Open and acknowledged alerts are shown.
 
     A pass that was not recorded for three periods is stale.
     """
-    looked.rows(
+    seeded.rows(
         "UPDATE fleet_alert SET status = 'ACKNOWLEDGED', acknowledged_by = 'kim', "
         "acknowledged_at = now() "
         "WHERE status = 'OPEN' AND tenant_id = '__system__'"
@@ -200,21 +198,21 @@ def test_alerts_and_passes(looked: Database, capsys: pytest.CaptureFixture[str])
         "kim",
     )
     assert alert["summary"] == "Service unhealthy: evaluator (Connection refused)"
-    created = looked.value("SELECT created_at FROM fleet_alert WHERE id = %s", alert["id"])
+    created = seeded.value("SELECT created_at FROM fleet_alert WHERE id = %s", alert["id"])
     assert alert["age_s"] == (datetime.fromisoformat(answer["at"]) - created).total_seconds()
     assert [(item["pass"], item["period_s"], item["stale"]) for item in answer["passes"]] == [
         ("health", 60, False),
         ("metrics", 60, False),
     ]
-    looked.move_samples("time - interval '181 seconds'", "tags ->> 'pass' = 'health'")
+    seeded.move_samples("time - interval '181 seconds'", "tags ->> 'pass' = 'health'")
     assert [item["stale"] for item in document(capsys)["passes"]] == [True, False]
 
 
 @pytest.mark.integration
-def test_missed(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    """Passes that were due between two others and left no row are counted."""
+def test_missed(seeded: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """Passes that were due between two others, but have no row, are counted as missed."""
     answer = document(capsys, "--since", "2h")
-    rows = looked.rows(
+    rows = seeded.rows(
         """SELECT tags ->> 'pass' AS pass, time, (tags ->> 'period_s')::float8 AS period_s
            FROM system_metrics
            WHERE metric_name = 'pass_success'
@@ -236,36 +234,34 @@ def test_missed(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("period", ["abc", "0", "-5", "1e300", "9999999999999", ""])
-def test_odd_rows(looked: Database, capsys: pytest.CaptureFixture[str], period: str) -> None:
+def test_odd_rows(seeded: Database, capsys: pytest.CaptureFixture[str], period: str) -> None:
     """NaN, infinities, very large values and invalid periods do not affect other rows."""
-    looked.rows(
+    seeded.rows(
         "INSERT INTO system_metrics (time, metric_name, service, value, tags) "
         "SELECT now() - make_interval(secs => n), 'queue_depth', 'ingest', v, '{}' "
         "FROM generate_series(1, 3) AS n, "
         "unnest(ARRAY['NaN', 'Infinity', '-Infinity', '1.7e308', '-1.7e308']::float8[]) AS v"
     )
-    looked.rows(
+    seeded.rows(
         "INSERT INTO system_metrics (time, metric_name, service, value) "
         "VALUES (now(), 'healthy', NULL, 'NaN'), "
         "(now(), 'messages_received', 'ingest', 1.7e308)"
     )
-    looked.rows(
+    seeded.rows(
         "UPDATE system_metrics SET tags = tags || jsonb_build_object('period_s', %s::text) "
         "WHERE service = 'ops_worker' AND time > now() - interval '1 minute'",
         period,
     )
     answer = document(capsys, "--since", "2h")
-    assert {item["period_s"] for item in answer["passes"]} == {60} and {
-        item["stale"] for item in answer["passes"]
-    } == {False}
+    assert {item["period_s"] for item in answer["passes"]} == {60}
+    assert {item["stale"] for item in answer["passes"]} == {False}
     item = next(
         item
         for item in answer["series"]
         if (item["service"], item["metric"]) == ("ingest", "queue_depth")
     )
-    assert 0 <= item["value"] <= 100 and all(
-        0 <= mean <= 100 for mean in item["history"] if mean is not None
-    )
+    assert 0 <= item["value"] <= 100
+    assert all(0 <= mean <= 100 for mean in item["history"] if mean is not None)
     assert (
         main(["status"])
         == main(["report", "-o", "-", "--since", "2h"])
@@ -274,20 +270,20 @@ def test_odd_rows(looked: Database, capsys: pytest.CaptureFixture[str], period: 
         == main(["metrics"])
         == 0
     )
-    assert {row["status"] for row in looked.rows("SELECT status FROM service_health_current")} == {
+    assert {row["status"] for row in seeded.rows("SELECT status FROM service_health_current")} == {
         "healthy",
         "unhealthy",
     }
 
 
 @pytest.mark.integration
-def test_odd_details(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_odd_details(seeded: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """Invalid content in a row affects only that row."""
-    looked.rows(
+    seeded.rows(
         'UPDATE service_health SET details = details || \'{"since": "2026-13-45T00:00:00"}\' '
         "WHERE service = 'ingest'"
     )
-    looked.rows(
+    seeded.rows(
         "INSERT INTO system_metrics (time, metric_name, service, value, tags) "
         "VALUES (now(), 'odd', 'a', 7, '[1]'), (now(), 'odd', 'b', 7, '\"x\"'), "
         "(now(), 'odd', 'c', 7, 'null'), "
@@ -295,10 +291,10 @@ def test_odd_details(looked: Database, capsys: pytest.CaptureFixture[str]) -> No
         "(now(), 'healthy', 'dispatcher', 2, '{}'), "
         "(%s, 'pass_success', 'ops_worker', 1, '{\"pass\": \"metrics\"}'), "
         "(%s, 'maintenance', 'ops_worker', 1, '{\"pass\": \"health\"}')",
-        looked.earliest,
-        looked.earliest,
+        seeded.earliest,
+        seeded.earliest,
     )
-    looked.rows(
+    seeded.rows(
         "UPDATE fleet_alert SET status = 'ACKNOWLEDGED', acknowledged_by = E'k\\x1b[31m\\nim' "
         "WHERE status = 'OPEN' AND tenant_id = '__system__'"
     )
@@ -316,18 +312,17 @@ def test_odd_details(looked: Database, capsys: pytest.CaptureFixture[str]) -> No
     }
     assert main(["status"]) == main(["report", "-o", "-"]) == main(["explain", "ingest"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"^a +odd\{\[1\]\} +7 ", out, re.MULTILINE) and re.search(
-        r"^c +odd +- ", out, re.MULTILINE
-    )
+    assert re.search(r"^a +odd\{\[1\]\} +7 ", out, re.MULTILINE)
+    assert re.search(r"^c +odd +- ", out, re.MULTILINE)
 
 
 @pytest.mark.integration
-def test_future_and_past(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_future_and_past(seeded: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """A row from the future is stale, because a clock was set back.
 
     An old value shows its age.
     """
-    looked.rows(
+    seeded.rows(
         "UPDATE service_health SET checked_at = now() + interval '2 hours' WHERE service = 'ingest'"
     )
     assert (
@@ -335,10 +330,10 @@ def test_future_and_past(looked: Database, capsys: pytest.CaptureFixture[str]) -
         == "stale"
     )
     assert (
-        looked.value("SELECT status FROM service_health_current WHERE service = 'ingest'")
+        seeded.value("SELECT status FROM service_health_current WHERE service = 'ingest'")
         == "stale"
     )
-    looked.rows(
+    seeded.rows(
         "DELETE FROM system_metrics WHERE service = 'ingest' AND metric_name = 'healthy' "
         "AND time > now() - interval '50 minutes'"
     )
@@ -383,17 +378,15 @@ def test_fit() -> None:
     rows = tuple(("a",) for _ in range(40))
     first = ScreenTable("Services", ("S",), rows[:4])
     last = ScreenTable("Last 1 h", ("S",), rows)
-    shown = fit([first, last], 24)
-    assert (
-        shown[0] == first
-        and shown[1].title == "Last 1 h, 12 of 40 rows: enlarge the terminal to see all"
-    )
-    assert sum(len(item.rows) + 3 for item in shown) < 24
+    tables = fit([first, last], 24)
+    assert tables[0] == first
+    assert tables[1].title == "Last 1 h, 12 of 40 rows: enlarge the terminal to see all"
+    assert sum(len(item.rows) + 3 for item in tables) < 24
     assert fit([first, last], 99) == [first, last] and fit([], 24) == []
 
 
 @pytest.mark.integration
-def test_maintenance(looked: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_maintenance(seeded: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """A running maintenance is the first table on the screen."""
     assert document(capsys)["maintenance"] is None
     assert main(["status"]) == 0
@@ -402,40 +395,38 @@ def test_maintenance(looked: Database, capsys: pytest.CaptureFixture[str]) -> No
         main(["maintenance", "start", "--for", "90m", "--reason", "new racks", "--by", "kim"]) == 0
     )
     ((until,),) = [
-        tuple(row.values()) for row in looked.rows("SELECT until FROM ops_worker_maintenance")
+        tuple(row.values()) for row in seeded.rows("SELECT until FROM ops_worker_maintenance")
     ]
     capsys.readouterr()
-    shown = document(capsys)
-    maintenance = shown["maintenance"]
+    answer = document(capsys)
+    maintenance = answer["maintenance"]
     assert (maintenance["until"], maintenance["started_by"], maintenance["reason"]) == (
         until.isoformat(),
         "kim",
         "new racks",
     )
     assert (
-        (until - datetime.fromisoformat(shown["at"])).total_seconds()
+        (until - datetime.fromisoformat(answer["at"])).total_seconds()
         <= maintenance["left_s"]
         <= 5400
     )
     assert main(["status"]) == 0
-    verdict, _, rest = capsys.readouterr().out.partition("\n\n")
+    verdict, _, tables = capsys.readouterr().out.partition("\n\n")
     assert verdict.startswith(
         "1 of 4 services is unhealthy; 1 alert is not acknowledged\ndatabase "
     )
     assert re.match(
         r"Maintenance: no alert opens for these services\nENDS IN +SERVICES +STARTED BY +REASON\n"
         r"(8\d|90) min +all +kim +new racks\n",
-        rest,
+        tables,
     )
 
 
 @pytest.mark.integration
-def test_screen(
-    looked: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A pipe gets plain text; a terminal gets colours and its own width."""
-    assert looked.alerts()
-    looked.rows("UPDATE fleet_alert SET status = 'CLOSED' WHERE tenant_id = '__system__'")
+def test_screen(seeded: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pipe gets plain text."""
+    assert seeded.alerts()
+    seeded.rows("UPDATE fleet_alert SET status = 'CLOSED' WHERE tenant_id = '__system__'")
     assert main(["status"]) == 0
     assert "Open alerts\nnone\n" in capsys.readouterr().out
     assert main(["status"]) == 0
@@ -451,13 +442,21 @@ def test_screen(
     )
     assert re.search(r"^ingest +queue_depth +\d+ +[▁▂▃▄▅▆▇█·]{24}$", plain, re.MULTILINE)
     assert re.search(r"^delivery +probe_latency_ms +\d+ ms +[▁▂▃▄▅▆▇█·]{24}$", plain, re.MULTILINE)
+
+
+@pytest.mark.integration
+def test_screen_of_a_terminal(
+    seeded: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal gets colours and its own width, or plain text if the extra is missing."""
+    assert seeded.alerts()
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
     assert main(["status"]) == 0
-    drawn = capsys.readouterr().out
-    assert "\x1b[1;31mdown" in drawn and "\x1b[32mhealthy" in drawn
-    assert max(len(re.sub(r"\x1b\[[\d;]*m", "", line)) for line in drawn.splitlines()) <= 100
+    screen = capsys.readouterr().out
+    assert "\x1b[1;31mdown" in screen and "\x1b[32mhealthy" in screen
+    assert max(len(re.sub(r"\x1b\[[\d;]*m", "", line)) for line in screen.splitlines()) <= 100
     monkeypatch.setitem(__import__("sys").modules, "ops_worker.adapters.terminal", None)
     monkeypatch.delattr("ops_worker.adapters.terminal")
     assert main(["status"]) == 0
@@ -474,7 +473,7 @@ def test_beginning(
 ) -> None:
     """Before the first pass there is one line.
 
-    Before the first health pass, only what a metrics pass recorded is shown.
+    Before the first health pass, only the records of the metrics pass are shown.
     """
     for name, value in ({"DATABASE_URL": database.url} | stubs.env).items():
         monkeypatch.setenv(name, value)
@@ -489,9 +488,8 @@ def test_beginning(
     parts = capsys.readouterr().out.split("\n\n")
     assert parts[0].startswith("No service was recorded\ndatabase ")
     assert parts[1:3] == ["Services\nnone was recorded", "Open alerts\nnone"]
-    assert re.search(r"^metrics +on time ", parts[3], re.MULTILINE) and re.search(
-        r"^health +never +- +- +-$", parts[3], re.MULTILINE
-    )
+    assert re.search(r"^metrics +on time ", parts[3], re.MULTILINE)
+    assert re.search(r"^health +never +- +- +-$", parts[3], re.MULTILINE)
     assert re.search(r"^ingest +healthy +1 ", parts[4], re.MULTILINE)
     assert main(["explain", "ingest"]) == main(["report", "-o", "-"]) == 0
     assert "UTC: ingest is healthy since" in capsys.readouterr().out
@@ -504,10 +502,7 @@ def test_bad(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Missing tables, a missing privilege or a bad time print one line.
-
-    Each has the right exit code.
-    """
+    """Missing tables, a missing privilege or a bad time print one line and set the exit code."""
     monkeypatch.setenv("DATABASE_URL", empty.url)
     assert main(["status"]) == 3
     assert "no table system_metrics, fleet_alert in database" in capsys.readouterr().err
@@ -537,7 +532,7 @@ class EndedError(Exception):
 @pytest.mark.integration
 @pytest.mark.parametrize("terminal", [True, False])
 def test_watch_that_hangs(
-    looked: Database,
+    seeded: Database,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     terminal: bool,
@@ -548,7 +543,7 @@ def test_watch_that_hangs(
     """
     pauses: list[float] = []
     screens: list[str] = []
-    with psycopg.connect(looked.url) as other:
+    with psycopg.connect(seeded.url) as other:
 
         def sleep(seconds: float) -> None:
             pauses.append(seconds)
@@ -570,15 +565,13 @@ def test_watch_that_hangs(
         with pytest.raises(EndedError):
             status.run(argparse.Namespace(watch=1.0, output="text", since=3600.0), settings.load())
     assert pauses == [1.0, status.RETRY_PAUSE_S, 1.0]
-    first, lost, again = (" ".join(re.sub(r"\x1b\[[\d;]*\w", "", item).split()) for item in screens)
-    assert (
-        re.match(r"No new data for 42 s:? database .*; trying again", lost)
-        and str(looked.url) not in lost
+    first, failed, recovered = (
+        " ".join(re.sub(r"\x1b\[[\d;]*\w", "", item).split()) for item in screens
     )
-    assert (
-        "No new data" not in first
-        and "No new data" not in again
-        and "evaluator" in first
-        and "evaluator" in again
-    )
-    assert ("evaluator" in lost) is terminal
+    assert re.match(r"No new data for 42 s:? database .*; trying again", failed)
+    assert str(seeded.url) not in failed
+    assert "No new data" not in first
+    assert "No new data" not in recovered
+    assert "evaluator" in first
+    assert "evaluator" in recovered
+    assert ("evaluator" in failed) is terminal

@@ -1,4 +1,4 @@
-"""`ops-worker status` over a long period: each number from the rollup is that of the samples."""
+"""`ops-worker status` over a long period: the rollup has the same numbers as the samples."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class History(NamedTuple):
 
 
 @pytest.fixture
-def history(told: Database) -> History:
-    """Six days of passes every 120 s, up to now, with holes, missed passes and resets."""
-    told.rows("DELETE FROM system_metrics")
+def history(configured: Database) -> History:
+    """Return six days of passes every 120 s, up to now, with holes, missed passes and resets."""
+    configured.rows("DELETE FROM system_metrics")
     assert main(["init-db"]) == 0
-    told.rows("INSERT INTO service_health (service, status) VALUES ('ingest', 'healthy')")
+    configured.rows("INSERT INTO service_health (service, status) VALUES ('ingest', 'healthy')")
     end = datetime.now(UTC).replace(microsecond=0)
     count = int(6 * DAY_S / PERIOD_S)
     ticks = [
@@ -64,7 +64,7 @@ def history(told: Database) -> History:
     tags = Jsonb({"pass": "health", "period_s": str(PERIOD_S)})
     for name in ("pass_success", "maintenance"):
         rows += [(at, name, "ops_worker", tags, 1.0) for at in ticks]
-    with psycopg.connect(told.url, autocommit=True) as connection:
+    with psycopg.connect(configured.url, autocommit=True) as connection:
         with connection.cursor().copy(
             "COPY system_metrics (time, metric_name, service, tags, value) FROM STDIN"
         ) as copy:
@@ -72,13 +72,13 @@ def history(told: Database) -> History:
             for row in rows:
                 copy.write_row(row)
         connection.execute("ANALYZE system_metrics")
-    told.compress()
+    configured.compress()
     assert main(["rollup"]) == 0
-    return History(told, ticks, values)
+    return History(configured, ticks, values)
 
 
 def enter_in_ledger(history: History) -> None:
-    """Write the ledger of the passes; each saw a service one second after its begin."""
+    """Write the ledger of the passes. Each pass saw a service one second after its begin."""
     recorder = Recorder()
     for at in history.ticks:
         sight = Sight("ingest", at + timedelta(seconds=1), "healthy")
@@ -116,7 +116,7 @@ def means(samples: dict[datetime, float], edges: list[datetime]) -> list[float |
 
 
 def near(value: float | None) -> Any:
-    """Return the value to compare a number with, which ignores rounding."""
+    """Return a value that equals this number except for rounding."""
     return None if value is None else pytest.approx(value, rel=1e-9)
 
 
@@ -184,13 +184,13 @@ def test_without_samples(history: History, capsys: pytest.CaptureFixture[str]) -
     after = status(capsys, "30d")
     assert health(after)["missed"] == health(before)["missed"] == missed(history.ticks, before)
     for key in (COUNTER, GAUGE):
-        one, other = of_series(before, key), of_series(after, key)
+        first, second = of_series(before, key), of_series(after, key)
         # The period of the second document begins later, but in the same hour.
-        assert [value for value in other["history"] if value is not None] == pytest.approx(
-            [value for value in one["history"] if value is not None]
+        assert [value for value in second["history"] if value is not None] == pytest.approx(
+            [value for value in first["history"] if value is not None]
         )
-        assert other["value"] == one["value"]
-        assert other["rate_per_s"] == one["rate_per_s"]
+        assert second["value"] == first["value"]
+        assert second["rate_per_s"] == first["rate_per_s"]
     ended = datetime.fromisoformat(of_series(before, GAUGE)["time"])
     assert datetime.fromisoformat(of_series(after, GAUGE)["time"]) == floor(ended, HOUR)
     assert of_series(after, GAUGE)["stale"]
@@ -199,9 +199,9 @@ def test_without_samples(history: History, capsys: pytest.CaptureFixture[str]) -
 def test_marked_where_the_ledger_does_not_know(
     history: History, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without the runs, the number of missed passes is the least possible one.
+    """Without the runs, the number of missed passes is a lower bound.
 
-    A pass that was not due may hide one that was missed.
+    A pass that was not due may hide a missed pass.
     """
     document = status(capsys, "3d")
     expected = missed(history.ticks, document)
@@ -224,8 +224,8 @@ def test_very_long(history: History, capsys: pytest.CaptureFixture[str]) -> None
     """
     document = status(capsys, "1y")
     assert document["samples_since_s"] == document["since_s"] == 365 * DAY_S
-    shown = [value for value in of_series(document, GAUGE)["history"] if value is not None]
-    (mean,) = shown
+    buckets = [value for value in of_series(document, GAUGE)["history"] if value is not None]
+    (mean,) = buckets
     values = list(history.values[GAUGE].values())
     assert mean == pytest.approx(math.fsum(values) / len(values))
     history.database.rows("DROP TABLE ops_worker_hour, ops_worker_day")

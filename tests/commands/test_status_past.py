@@ -49,8 +49,8 @@ def past(look: Looks) -> Looks:
     text = text.replace("[services.a]\n", "[services.a]\nslo = 99\nslo_window = 1\n")
     catalogue.write_text(text.replace("[services.b]\n", "[services.b]\nslo = 90\n"))
     for second in range(0, LENGTH_S + 1, 60):
-        place = min(second // 300, 23)
-        states = {name: WORDS[bar[place]] for name, bar in STATES.items() if bar[place] != "."}
+        index = min(second // 300, 23)
+        states = {name: WORDS[bar[index]] for name, bar in STATES.items() if bar[index] != "."}
         if states:
             look(second, states)
     return look
@@ -58,7 +58,7 @@ def past(look: Looks) -> Looks:
 
 @pytest.fixture
 def read(capsys: pytest.CaptureFixture[str]) -> Callable[..., Document]:
-    """Run a command and return its document."""
+    """Return a function that runs a command and returns its document."""
 
     def run(command: str, *arguments: str) -> Document:
         capsys.readouterr()
@@ -74,7 +74,8 @@ def by_name(document: Document) -> dict[str, Document]:
     return {item["service"]: item for item in document["services"]}
 
 
-def test_states_by_hand(past: Looks, read: Callable[..., Document]) -> None:
+@pytest.mark.usefixtures("past")
+def test_states_by_hand(read: Callable[..., Document]) -> None:
     """Each bucket has its state.
 
     There are outages, a hole, a service that was not probed, and one that was added later.
@@ -84,16 +85,16 @@ def test_states_by_hand(past: Looks, read: Callable[..., Document]) -> None:
         states = services[name]["states"]
         # The period ends 20 s after the last pass: a bucket reaches 20 s into the next state.
         expected = [RECORDED[letter] for letter in bar]
-        for place, (state, own) in enumerate(zip(states, expected, strict=True)):
-            following = expected[min(place + 1, 23)]
+        for index, (state, own) in enumerate(zip(states, expected, strict=True)):
+            following = expected[min(index + 1, 23)]
             worse = following if following in {"degraded", "down", "unknown"} else own
-            assert state in {own, worse}, (name, place, states)
+            assert state in {own, worse}, (name, index, states)
         assert {*states} == {*expected}
-    assert past.now
 
 
-def test_equals_the_history(past: Looks, read: Callable[..., Document]) -> None:
-    """States and availability are those of `history` over the same period."""
+@pytest.mark.usefixtures("past")
+def test_equals_the_history(read: Callable[..., Document]) -> None:
+    """States and availability equal those of `history` in the same period."""
     for since in ("2h", "50m", "7d", "1y", (datetime.now(UTC) - timedelta(hours=1)).isoformat()):
         document = read("status", "--since", since)
         now, since_s = datetime.fromisoformat(document["at"]), document["since_s"]
@@ -103,9 +104,9 @@ def test_equals_the_history(past: Looks, read: Callable[..., Document]) -> None:
         for name, item in by_name(document).items():
             for key, share in item["availability"].items():
                 assert share == pytest.approx(history[name]["availability"][key], abs=1e-4), key
-            for place, state in enumerate(item["states"]):
+            for index, state in enumerate(item["states"]):
                 first, last = (
-                    begun + timedelta(seconds=since_s / 24 * edge) for edge in (place, place + 1)
+                    begun + timedelta(seconds=since_s / 24 * edge) for edge in (index, index + 1)
                 )
                 seconds: dict[str, float] = {}
                 for span in history[name]["spans"]:
@@ -113,15 +114,16 @@ def test_equals_the_history(past: Looks, read: Callable[..., Document]) -> None:
                         datetime.fromisoformat(span[key]) for key in ("from", "to")
                     )
                     if span_from < last and span_to > first:
-                        word = span["state"] if span["seen"] else "unseen"
+                        state_name = span["state"] if span["seen"] else "unseen"
                         length_s = (min(span_to, last) - max(span_from, first)).total_seconds()
-                        seconds[word] = seconds.get(word, 0.0) + length_s
+                        seconds[state_name] = seconds.get(state_name, 0.0) + length_s
                 worst = [
-                    word for word in ("down", "unknown", "degraded") if seconds.get(word, 0) > 0.01
+                    state_name
+                    for state_name in ("down", "unknown", "degraded")
+                    if seconds.get(state_name, 0) > 0.01
                 ]
                 half_seen = seconds.get("healthy", 0) >= seconds.get("unseen", 0)
                 assert state == (worst or ["healthy" if half_seen else "unseen"])[0]
-    assert past.now
 
 
 LASTED = """
@@ -133,7 +135,7 @@ SELECT sum(date_part('epoch', least(ended, %s::timestamptz) - first_at)) AS seco
 
 
 def test_error_budget(past: Looks, read: Callable[..., Document]) -> None:
-    """What is left of a budget is the budget less the seconds of the unhealthy spans."""
+    """The remaining budget is the budget minus the seconds of the unhealthy spans."""
     document = read("status")
     services = by_name(document)
     last = past.database.value("SELECT max(last_at) FROM ops_worker_run")
@@ -154,7 +156,7 @@ def test_error_budget(past: Looks, read: Callable[..., Document]) -> None:
 def test_screen_shows_the_document(
     past: Looks, read: Callable[..., Document], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Bars and percentages of the screen are those of the document."""
+    """Bars and percentages of the screen equal those of the document."""
     past.env.setenv("COLUMNS", "88")  # a bar of 24 marks
     services = by_name(read("status", "--since", "2h"))
     assert main(["status", "--since", "2h"]) == 0
@@ -165,7 +167,7 @@ def test_screen_shows_the_document(
     for name, state, bar, percent in rows:
         item = services[name]
         assert state == item["state"]
-        assert bar == "".join(STATE_MARKS[word] for word in item["states"])
+        assert bar == "".join(STATE_MARKS[mark_state] for mark_state in item["states"])
         value = item["availability"]["value"] * 100
         # A moment passed between the two commands.
         assert -0.02 < float(percent) - value < 0.01
@@ -178,7 +180,7 @@ def test_screen_shows_the_document(
 def test_widths(
     past: Looks, capsys: pytest.CaptureFixture[str], width: int, is_terminal: bool
 ) -> None:
-    """With and without colours, no line is wider than the screen, and no row is folded."""
+    """With and without colours, each line fits on the screen, and no row is wrapped."""
     past.env.setenv("COLUMNS", str(width))
     past.env.setenv("FORCE_COLOR", "1")
     past.env.setattr("sys.stdout.isatty", lambda: is_terminal)
@@ -227,8 +229,8 @@ def test_without_a_ledger(
     capsys: pytest.CaptureFixture[str],
     statement: str,
 ) -> None:
-    """Without tables that can be read, everything else works."""
-    whole = read("status", "--since", "2h")
+    """Without a ledger that can be read, only bars, availability and budgets are missing."""
+    with_ledger = read("status", "--since", "2h")
     past.database.rows(statement)
     if "REVOKE" in statement:
         past.database.rows(
@@ -246,10 +248,10 @@ def test_without_a_ledger(
     out = capsys.readouterr().out
     assert "BAR: " not in out
     assert "no BAR, no AVAIL: no ledger to read (`ops-worker init-db`)" in out
-    assert document["since_s"] == whole["since_s"] == 7200
-    for one, other in zip(document["services"], whole["services"], strict=True):
-        assert (one["states"], one["availability"], one["budget"]) == ([], None, None)
-        assert one["state"] == other["state"]
+    assert document["since_s"] == with_ledger["since_s"] == 7200
+    for service, before in zip(document["services"], with_ledger["services"], strict=True):
+        assert (service["states"], service["availability"], service["budget"]) == ([], None, None)
+        assert service["state"] == before["state"]
 
 
 def test_stale(

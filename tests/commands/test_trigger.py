@@ -75,7 +75,7 @@ def created(server: ApiServer) -> dict[str, Any]:
     ],
 )
 def test_arguments(server: ApiServer, text: str, arguments: list[str]) -> None:
-    """The words are split as a shell does; the template is that of the health pass."""
+    """The words are split as in a shell. The template is that of the health pass."""
     assert main(["trigger", "--args", text]) == 0
     job = created(server)
     assert job["metadata"]["name"].startswith("ops-worker-health-command-m")
@@ -177,7 +177,7 @@ TEMPLATES = [
 def test_job_keeps_the_rules(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], path: Path
 ) -> None:  # fmt: skip
-    """The Job of a command keeps the rules and schemas for manifests."""
+    """The Job of a command satisfies the rules and schemas for manifests."""
     documents = [*yaml.safe_load_all(path.read_text(encoding="utf-8"))]
     (source, *_) = [document for document in documents if document["kind"] == "CronJob"]
     for file in (ROOT / "k8s").glob("[0-3]*.yaml"):
@@ -207,7 +207,7 @@ def test_output(
 
 
 def test_quota(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """A Job without a pod shows the reason once, and ends with it at its deadline."""
+    """A Job without a pod shows the reason once, and again when it exceeds its deadline."""
     running = ended("Suspended")
     late = ended("Failed", "DeadlineExceeded")
     server.answers |= {

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ops_worker.core.ledger import Span
-from ops_worker.core.timeline import availability, bucket_states
+from ops_worker.core.ledger import Run, Span
+from ops_worker.core.timeline import Coverage, availability, bucket_states
 from tests.recorder import Recorder, at, recorded, sight
 
 if TYPE_CHECKING:
@@ -233,6 +233,73 @@ def test_span_without_its_run() -> None:
     ledger.record([sight("a", 60, "healthy")])
     assert (ledger.spans[0].last_at, ledger.spans[0].last_run) == (at(0), 77)
     assert ledger.timeline("a", 0, 70, 70) == [("unseen", 0, 60), ("healthy", 60, 70)]
+
+
+SECONDS = st.integers(0, 600)
+DAMAGED_RUN = st.tuples(
+    SECONDS, st.sampled_from([0, 60, 300]), st.sampled_from([0, 20, 60]), st.sampled_from("abc")
+)
+"""The first sight, the length, the period (0 is damaged) and the shard of a run."""
+DAMAGED_SPAN = st.tuples(
+    SECONDS, st.none() | SECONDS, st.integers(1, 6), st.sampled_from(["healthy", "down", "odd"])
+)
+"""The first and the last sight, the run and the state of a span."""
+
+
+@settings(max_examples=EXAMPLES)
+@given(
+    st.lists(DAMAGED_RUN, min_size=1, max_size=5),
+    st.lists(DAMAGED_SPAN, min_size=1, max_size=6),
+    st.sampled_from([300, 900]),
+)
+@example(runs=[(0, 300, 60, "a")], spans=[(0, 120, 1, "healthy"), (180, 10, 1, "down")], now=900)
+@example(
+    runs=[(0, 300, 0, "a"), (60, 0, 0, "b")],
+    spans=[(0, 300, 1, "healthy"), (60, 60, 2, "down")],
+    now=900,
+)
+def test_damaged_rows(
+    runs: list[tuple[int, int, int, str]],
+    spans: list[tuple[int, int | None, int, str]],
+    now: int,
+) -> None:
+    """Whatever rows the ledger has, a timeline is found, and it has no gap."""
+    coverage = Coverage(
+        [
+            Run(
+                id=number,
+                period_s=period_s,
+                config="",
+                first_at=at(second),
+                last_at=at(second + length),
+                passes=1,
+                shard=shard,
+            )
+            for number, (second, length, period_s, shard) in enumerate(runs, 1)
+        ],
+        at(now),
+    )
+    pieces = coverage.timeline(
+        [
+            Span(
+                id=number,
+                service="a",
+                state=state,
+                reason_class="",
+                reason="",
+                first_at=at(first),
+                first_no=1,
+                run=run,
+                last_at=None if last is None else at(last),
+            )
+            for number, (first, last, run, state) in enumerate(spans, 1)
+        ],
+        at(0),
+        at(now),
+    )
+    assert [piece.begun for piece in pieces] == [at(0), *(piece.ended for piece in pieces[:-1])]
+    assert pieces[-1].ended == at(now)
+    assert all(piece.begun <= piece.ended for piece in pieces)
 
 
 @pytest.mark.parametrize(

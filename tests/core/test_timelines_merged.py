@@ -220,7 +220,7 @@ def test_merged_is_the_choice_at_each_moment(
     assert (pieces[0].begun, pieces[-1].ended) == (at(0), at(END))
     for earlier, later in pairwise(pieces):
         assert earlier.ended == later.begun
-        assert earlier.then == later.state
+        assert earlier.next_state == later.state
         assert (earlier.state, earlier.reason_class) != (later.state, later.reason_class)
     for piece in pieces:
         assert piece.from_earliest <= piece.begun <= piece.first_seen

@@ -33,7 +33,9 @@ def timeline(text: str) -> list[Piece]:
         length = len(list(group))
         pieces.append(piece(LETTERS[letter], second, second + length))
         second += length
-    return [before._replace(then=after.state) for before, after in pairwise(pieces)] + pieces[-1:]
+    return [before._replace(next_state=after.state) for before, after in pairwise(pieces)] + pieces[
+        -1:
+    ]
 
 
 def piece(state: str, begun: int, ended: int) -> Piece:

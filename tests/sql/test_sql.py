@@ -41,7 +41,7 @@ def test_names() -> None:
 
 
 def test_rules_stand_once() -> None:
-    """Statements get periods and staleness as parameters; only the view spells them out."""
+    """Statements get periods and staleness as parameters; only the view has them as constants."""
     pattern = staleness.PERIOD_PATTERN
     assert not any(pattern in statement or "1,6" in statement for statement in queries().values())
     view = [

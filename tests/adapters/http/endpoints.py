@@ -1,6 +1,6 @@
 """The endpoints of eight public Gatus configurations, A to H, and our entries for them.
 
-Names, addresses and texts are ours. Only the kind of a check and its conditions are taken over.
+Names, addresses and texts are ours. Only the kind of a check and its conditions are copied.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Endpoint(NamedTuple):
     - ``entry``: keys of our catalogue besides ``url``, or None if the catalogue has none for it.
     - ``scheme``: the scheme of ``url``. An ``untrusted`` server has an untrusted certificate.
     - ``well``: answers of a healthy service.
-    - ``ill``: answers of an unhealthy one, and the reasons.
+    - ``ill``: answers of an unhealthy service, and the reasons.
     """
 
     source: str

@@ -42,8 +42,8 @@ def inbox() -> Iterator[Inbox]:
 
 def refused() -> str:
     """Return the URL of a port on which nothing listens."""
-    with Inbox() as gone:
-        return gone.url
+    with Inbox() as closed:
+        return closed.url
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/prefix", "/prefix/"])
@@ -68,7 +68,7 @@ def test_batches(inbox: Inbox, count: int) -> None:
 
 
 def test_refused_batch(inbox: Inbox) -> None:
-    """A refused batch is a failure. The other batches are sent all the same."""
+    """A refused batch is a failure. The other batches are still sent."""
     alerts = [{"labels": {"service": str(number)}} for number in range(2 * BATCH + 1)]
     answers = iter([200, 400, 200])
 
@@ -99,7 +99,7 @@ def test_basic_login(inbox: Inbox, tmp_path: Path) -> None:
 
 
 def test_token_is_read_again(inbox: Inbox, tmp_path: Path) -> None:
-    """Each post reads the token from the file again, without the line end, and stars it."""
+    """Each post reads the token from the file again, without the line end. Logs star the token."""
     file = tmp_path / "token"
     receivers = Alertmanagers((inbox.url,), token_file=str(file))
     for token in ("first-token", "second-token"):
@@ -127,9 +127,9 @@ def test_bad_token(inbox: Inbox, tmp_path: Path, content: bytes | None, problem:
         path.write_bytes(content)
     with Inbox() as other:
         urls = (inbox.url, other.url.replace("://", "://u:p@"))
-        (said,) = post(Alertmanagers(urls, token_file=str(path)), ALERTS, LONG_S)
-        assert said.startswith(f"{inbox.url}: the file of ALERTMANAGER_TOKEN_FILE {problem}")
-        assert "s3cret" not in said
+        (failure,) = post(Alertmanagers(urls, token_file=str(path)), ALERTS, LONG_S)
+        assert failure.startswith(f"{inbox.url}: the file of ALERTMANAGER_TOKEN_FILE {problem}")
+        assert "s3cret" not in failure
         assert (len(inbox.posts), len(other.posts)) == (0, 1)
 
 
@@ -139,8 +139,8 @@ def test_token_that_would_block(inbox: Inbox, tmp_path: Path) -> None:
     os.mkfifo(pipe)
 
     def problem(path: str) -> str:
-        (said,) = post(Alertmanagers((inbox.url,), token_file=path), ALERTS, LONG_S)
-        return said
+        (failure,) = post(Alertmanagers((inbox.url,), token_file=path), ALERTS, LONG_S)
+        return failure
 
     assert problem(pipe).endswith("is empty")
     writer = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
@@ -153,22 +153,25 @@ def test_token_that_would_block(inbox: Inbox, tmp_path: Path) -> None:
 def test_all_at_the_same_time(inbox: Inbox) -> None:
     """All Alertmanagers get a post at the same time: each one answers when all have it."""
     with Inbox() as second, Inbox() as third:
-        together = threading.Barrier(3)
-        for each in (inbox, second, third):
-            each.before = lambda _: together.wait(LONG_S)
+        barrier = threading.Barrier(3)
+        for receiver in (inbox, second, third):
+            receiver.before = lambda _: barrier.wait(LONG_S)
         receivers = Alertmanagers((inbox.url, second.url, third.url))
         assert post(receivers, ALERTS, LONG_S) == []
 
 
 def test_one_hangs(inbox: Inbox) -> None:
-    """An Alertmanager that hangs or is away does not hinder the others."""
+    """An Alertmanager that hangs or refuses connections does not delay the others."""
     release = threading.Event()
     with Inbox() as other:
         inbox.before = lambda _: release.wait(LONG_S)
-        away = refused()
-        said = post(Alertmanagers((inbox.url, away, other.url)), ALERTS, 0.5)
+        closed_url = refused()
+        failures = post(Alertmanagers((inbox.url, closed_url, other.url)), ALERTS, 0.5)
         release.set()
-        assert said == [f"{inbox.url}: timeout after 0.5 s", f"{away}: Connection refused"]
+        assert failures == [
+            f"{inbox.url}: timeout after 0.5 s",
+            f"{closed_url}: Connection refused",
+        ]
         assert other.posts == [ALERTS]
 
 
@@ -193,8 +196,8 @@ def test_accepted(inbox: Inbox, status: int) -> None:
 def test_endless_body(inbox: Inbox) -> None:
     """An answer larger than 1 MiB is not read to its end."""
     inbox.body = b"x" * (2 << 20)
-    (said,) = post(Alertmanagers((inbox.url,)), ALERTS, LONG_S)
-    assert said == f"{inbox.url}: body larger than 1 MiB"
+    (failure,) = post(Alertmanagers((inbox.url,)), ALERTS, LONG_S)
+    assert failure == f"{inbox.url}: body larger than 1 MiB"
 
 
 def test_no_secret(inbox: Inbox, tmp_path: Path) -> None:
@@ -203,10 +206,10 @@ def test_no_secret(inbox: Inbox, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("hunter2-token")
     url = inbox.url.replace("://", "://us%20er:hunter2-login@")
     receivers = Alertmanagers((url, inbox.url), token_file=str(tmp_path / "token"))
-    said = post(receivers, ALERTS, LONG_S)
-    shown = url.partition("us")[0]
-    assert said == [f"{shown}***@{inbox.url[7:]}: http 500", f"{inbox.url}: http 500"]
-    assert "hunter2" not in "".join(said)
+    failures = post(receivers, ALERTS, LONG_S)
+    base = url.partition("us")[0]
+    assert failures == [f"{base}***@{inbox.url[7:]}: http 500", f"{inbox.url}: http 500"]
+    assert "hunter2" not in "".join(failures)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -216,8 +219,8 @@ def test_connection_is_lost(inbox: Inbox, count: int) -> None:
     cuts = {1: "drop", 2: "deaf", 3: "deaf"}
     with Proxy(port, lambda number, _: cuts[count] if number == min(count, 1) else "") as proxy:
         url = f"http://127.0.0.1:{proxy.port}"
-        (said,) = post(Alertmanagers((url,)), ALERTS, LONG_S)
-        assert said.startswith(f"{url}: ") and "Error" not in said
+        (failure,) = post(Alertmanagers((url,)), ALERTS, LONG_S)
+        assert failure.startswith(f"{url}: ") and "Error" not in failure
 
 
 @pytest.fixture
@@ -247,13 +250,13 @@ def test_tls(tls_inbox: tuple[Inbox, trustme.CA], tmp_path: Path) -> None:
 
 
 def test_presence(inbox: Inbox) -> None:
-    """An Alertmanager that answers has a version. One that does not has a reason."""
-    away = refused()
+    """An Alertmanager that answers has a version. If it does not answer, there is a reason."""
+    closed_url = refused()
     url = inbox.url.replace("://", "://u:hunter2-login@")
     inbox.body = json.dumps({"versionInfo": {"version": "0.25.0"}}).encode()
-    first, second = presence(Alertmanagers((url, away)), LONG_S)
+    first, second = presence(Alertmanagers((url, closed_url)), LONG_S)
     assert first == Presence(inbox.url.replace("://", "://***@"), "0.25.0")
-    assert second == Presence(away, "", "Connection refused")
+    assert second == Presence(closed_url, "", "Connection refused")
     assert (inbox.requests[0].method, inbox.requests[0].path) == ("GET", "/api/v2/status")
 
 
@@ -272,5 +275,5 @@ def test_presence(inbox: Inbox) -> None:
 def test_odd_presence(inbox: Inbox, status: int, body: bytes, expected: tuple[str, str]) -> None:
     """An answer of another server is a problem. A missing version is left out."""
     inbox.status, inbox.body = status, body
-    (one,) = presence(Alertmanagers((inbox.url,)), LONG_S)
-    assert (one.version, one.problem) == expected
+    (answer,) = presence(Alertmanagers((inbox.url,)), LONG_S)
+    assert (answer.version, answer.problem) == expected

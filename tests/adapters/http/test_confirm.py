@@ -50,7 +50,7 @@ class Probes:
 
 
 def targets(count: int, deadline_s: float = DEADLINE_S) -> list[Target]:
-    """Return so many targets: a, b, c …."""
+    """Return this number of targets: a, b, c …."""
     return [
         Target(name, f"http://{name}/", name, (), deadline_s=deadline_s)
         for name in "abcdefghij"[:count]
@@ -61,11 +61,11 @@ def confirmed(
     count: int, *, times: int = 1, concurrency: int = 2, budget_s: float = 100.0
 ) -> list[int]:
     """Run the probes and return the attempts of each service."""
-    seen = http.confirm(
+    observations = http.confirm(
         targets(count), times=times, delay_s=DELAY_S, concurrency=concurrency, budget_s=budget_s
     )
-    assert [one.target.name for one in seen] == list("abcdefghij"[:count])
-    return [one.attempts for one in seen]
+    assert [observation.target.name for observation in observations] == list("abcdefghij"[:count])
+    return [observation.attempts for observation in observations]
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,8 @@ def test_longest_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     for failing, needed_s in (({"a", "b"}, 10.0), ({"b"}, 5.0)):
         for budget_s, attempt in ((needed_s, 2), (needed_s - 0.01, 1)):
             Probes(monkeypatch, dict.fromkeys(failing, Failure.NO_CONNECTION))
-            seen = http.confirm([slow, quick], times=1, delay_s=DELAY_S, budget_s=budget_s)
-            assert seen[1].attempts == attempt
+            observations = http.confirm([slow, quick], times=1, delay_s=DELAY_S, budget_s=budget_s)
+            assert observations[1].attempts == attempt
 
 
 @pytest.mark.parametrize(
@@ -157,5 +157,5 @@ def test_second_probe_was_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "sleep", sleep)
     clock = SimpleNamespace(monotonic=lambda: probes.now, sleep=sleep)
     monkeypatch.setattr(http, "time", clock)
-    (seen,) = http.confirm(targets(1), times=1, delay_s=DELAY_S)
-    assert (seen.failure, seen.attempts) == (Failure.NO_CONNECTION, 1)
+    (observation,) = http.confirm(targets(1), times=1, delay_s=DELAY_S)
+    assert (observation.failure, observation.attempts) == (Failure.NO_CONNECTION, 1)

@@ -42,9 +42,9 @@ def tls_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
 
 
 @contextlib.contextmanager
-def served(authority: trustme.CA, left: timedelta = 90 * DAY) -> Iterator[Stub]:
+def served(authority: trustme.CA, validity: timedelta = 90 * DAY) -> Iterator[Stub]:
     """Run an https server whose certificate is valid for this long."""
-    end = datetime.now(UTC) + left
+    end = datetime.now(UTC) + validity
     leaf = authority.issue_cert("127.0.0.1", not_before=end - 900 * DAY, not_after=end)
     stub = Stub("ingest", tls=tls_context(leaf))
     try:
@@ -63,11 +63,16 @@ def silent() -> Iterator[int]:
 def test_tcp(stub: Stub) -> None:
     """A tcp:// probe only connects: it sends nothing and waits for no answer."""
     with silent() as port:
-        seen = look(f"tcp://127.0.0.1:{port}")
-        assert (seen.failure, seen.error, seen.http_status, seen.body) == (None, "", None, b"")
-        assert seen.latency_ms is not None and seen.latency_ms >= 0
-        assert seen.certificate_days_left is None
-        assert judge(seen).state is State.HEALTHY
+        observation = look(f"tcp://127.0.0.1:{port}")
+        assert (
+            observation.failure,
+            observation.error,
+            observation.http_status,
+            observation.body,
+        ) == (None, "", None, b"")
+        assert observation.latency_ms is not None and observation.latency_ms >= 0
+        assert observation.certificate_days_left is None
+        assert judge(observation).state is State.HEALTHY
     stub.mode = "hang"
     assert judge(look(stub.url.replace("http", "TCP"))).healthy
     assert b"".join(stub.requests) == b""
@@ -83,6 +88,7 @@ def test_tcp_over_ipv6() -> None:
         assert judge(look(f"tcp://[::1]:{listener.getsockname()[1]}")).healthy
 
 
+@pytest.mark.usefixtures("authority")
 @pytest.mark.parametrize("scheme", ["tcp", "tls"])
 @pytest.mark.parametrize(
     ("host", "reason_class", "error"),
@@ -91,24 +97,25 @@ def test_tcp_over_ipv6() -> None:
         ("no-such-host.invalid", "name", "name resolution failed: "),
     ],
 )
-def test_unreachable(
-    authority: trustme.CA, stub: Stub, scheme: str, host: str, reason_class: str, error: str
-) -> None:
+def test_unreachable(stub: Stub, scheme: str, host: str, reason_class: str, error: str) -> None:
     """Without a connection the service is down, with the same reasons as for other probes."""
-    assert authority
     stub.mode = "down"
-    seen = look(f"{scheme}://{host}:{stub.port}")
-    assert (seen.failure, seen.reason_class) == (Failure.NO_CONNECTION, reason_class)
-    assert seen.error.startswith(error)
-    assert judge(seen).state is State.DOWN
+    observation = look(f"{scheme}://{host}:{stub.port}")
+    assert (observation.failure, observation.reason_class) == (Failure.NO_CONNECTION, reason_class)
+    assert observation.error.startswith(error)
+    assert judge(observation).state is State.DOWN
 
 
 def test_tls(authority: trustme.CA) -> None:
     """A tls:// probe makes the handshake, verifies the certificate, and sends nothing."""
     with served(authority) as stub:
-        seen = look(stub.url.replace("https", "tls"))
-        assert (seen.failure, seen.error, seen.certificate_days_left) == (None, "", None)
-        assert judge(seen).healthy
+        observation = look(stub.url.replace("https", "tls"))
+        assert (observation.failure, observation.error, observation.certificate_days_left) == (
+            None,
+            "",
+            None,
+        )
+        assert judge(observation).healthy
     assert b"".join(stub.requests) == b""
 
 
@@ -119,20 +126,20 @@ def test_tls_name(authority: trustme.CA) -> None:
     context.sni_callback = lambda _socket, name, _context: names.append(name)
     stub = Stub("ingest", tls=context)
     assert judge(look(f"tls://localhost:{stub.port}")).healthy
-    seen = look(f"tls://127.0.0.1:{stub.port}")
+    observation = look(f"tls://127.0.0.1:{stub.port}")
     stub.close()
     assert names == ["localhost", None]
-    assert seen.failure is Failure.NO_CONNECTION
-    assert seen.error.startswith("TLS: certificate verify failed: ")
+    assert observation.failure is Failure.NO_CONNECTION
+    assert observation.error.startswith("TLS: certificate verify failed: ")
 
 
-def test_tls_bad(authority: trustme.CA, stub: Stub) -> None:
+@pytest.mark.usefixtures("authority")
+def test_tls_bad(stub: Stub) -> None:
     """An unknown authority, a port without TLS and a silent port have their own reasons."""
-    assert authority
     with served(trustme.CA()) as other:
-        seen = look(other.url.replace("https", "tls"))
-        assert (seen.failure, seen.reason_class) == (Failure.NO_CONNECTION, "tls")
-        assert seen.error.startswith("TLS: certificate verify failed: ")
+        observation = look(other.url.replace("https", "tls"))
+        assert (observation.failure, observation.reason_class) == (Failure.NO_CONNECTION, "tls")
+        assert observation.error.startswith("TLS: certificate verify failed: ")
         skipped = look(other.url.replace("https", "tls"), tls=Tls(skip_verify=True))
         assert judge(skipped).healthy
     stub.mode = raw(b"220 mail.example ESMTP\r\n")
@@ -145,17 +152,17 @@ def test_tls_bad(authority: trustme.CA, stub: Stub) -> None:
                 connection.recv(65536)
 
         threading.Thread(target=greet, daemon=True).start()
-        seen = look(f"tls://127.0.0.1:{listener.getsockname()[1]}")
-    assert seen.error == "TLS: speaks no TLS on this port: use tcp://, or another port"
-    assert (seen.failure, seen.reason_class) == (Failure.NO_CONNECTION, "tls")
+        observation = look(f"tls://127.0.0.1:{listener.getsockname()[1]}")
+    assert observation.error == "TLS: speaks no TLS on this port: use tcp://, or another port"
+    assert (observation.failure, observation.reason_class) == (Failure.NO_CONNECTION, "tls")
     with silent() as port:
-        seen = look(f"tls://127.0.0.1:{port}", deadline_s=SHORT_S)
-    assert (seen.failure, seen.error) == (Failure.NO_ANSWER, "timeout after 0.3 s")
+        observation = look(f"tls://127.0.0.1:{port}", deadline_s=SHORT_S)
+    assert (observation.failure, observation.error) == (Failure.NO_ANSWER, "timeout after 0.3 s")
 
 
 @pytest.mark.parametrize("scheme", ["https", "tls"])
 @pytest.mark.parametrize(
-    ("left", "days", "reason"),
+    ("validity", "days", "reason"),
     [
         (14 * DAY + HOUR, 14, ""),
         (14 * DAY - HOUR, 13, "certificate expires in 13 days, wants at least 14 days left"),
@@ -163,13 +170,13 @@ def test_tls_bad(authority: trustme.CA, stub: Stub) -> None:
     ],
 )
 def test_certificate(
-    authority: trustme.CA, scheme: str, left: timedelta, days: int, reason: str
+    authority: trustme.CA, scheme: str, validity: timedelta, days: int, reason: str
 ) -> None:
     """A service whose certificate ends too soon is degraded. The days left are recorded."""
-    with served(authority, left) as stub:
-        seen = look(stub.url.replace("https", scheme), certificate_days=14)
-        assert seen.certificate_days_left == days
-        assert judge(seen).reason == reason
+    with served(authority, validity) as stub:
+        observation = look(stub.url.replace("https", scheme), certificate_days=14)
+        assert observation.certificate_days_left == days
+        assert judge(observation).reason == reason
         assert look(stub.url.replace("https", scheme)).certificate_days_left is None
 
 
@@ -178,38 +185,44 @@ def test_expired(authority: trustme.CA, scheme: str) -> None:
     """An expired certificate is a TLS failure. Without verification its days are negative."""
     with served(authority, -2 * DAY - HOUR) as stub:
         url = stub.url.replace("https", scheme)
-        seen = look(url, certificate_days=0)
-        assert seen.error == "TLS: certificate verify failed: certificate has expired"
-        assert (seen.failure, seen.certificate_days_left) == (Failure.NO_CONNECTION, None)
-        seen = look(url, certificate_days=0, tls=Tls(skip_verify=True))
-        assert seen.certificate_days_left == -3
-        assert judge(seen).reason == "certificate expired 2 days ago, wants at least 0 days left"
+        observation = look(url, certificate_days=0)
+        assert observation.error == "TLS: certificate verify failed: certificate has expired"
+        assert (observation.failure, observation.certificate_days_left) == (
+            Failure.NO_CONNECTION,
+            None,
+        )
+        observation = look(url, certificate_days=0, tls=Tls(skip_verify=True))
+        assert observation.certificate_days_left == -3
+        assert (
+            judge(observation).reason
+            == "certificate expired 2 days ago, wants at least 0 days left"
+        )
 
 
 def test_certificate_with_another_status(authority: trustme.CA) -> None:
     """The days left are known for any status of the answer."""
     with served(authority, 3 * DAY + HOUR) as stub:
         stub.mode = "503"
-        seen = look(stub.url, certificate_days=14)
-        assert (seen.http_status, seen.certificate_days_left) == (503, 3)
+        observation = look(stub.url, certificate_days=14)
+        assert (observation.http_status, observation.certificate_days_left) == (503, 3)
 
 
 def test_certificate_over_redirects(authority: trustme.CA) -> None:
-    """Of several certificates, the one that ends first counts."""
+    """Of several certificates, the certificate that ends first counts."""
     with served(authority, 9 * DAY + HOUR) as first, served(authority, 30 * DAY) as second:
-        for one, other in ((first, second), (second, first)):
-            other.mode = reply("{}")
-            one.mode = reply("", status="302 Found", headers={"Location": f"{other.url}/x"})
-            seen = look(one.url, certificate_days=5, redirects=1)
-            assert (seen.http_status, seen.certificate_days_left) == (200, 9)
+        for redirecting, final in ((first, second), (second, first)):
+            final.mode = reply("{}")
+            redirecting.mode = reply("", status="302 Found", headers={"Location": f"{final.url}/x"})
+            observation = look(redirecting.url, certificate_days=5, redirects=1)
+            assert (observation.http_status, observation.certificate_days_left) == (200, 9)
 
 
 def test_unreadable_certificate(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> None:
     """A certificate with an unreadable end is a TLS failure, not a good one."""
     monkeypatch.setattr(certificates, "_SEQUENCE", 0)
     with served(authority) as stub:
-        seen = look(stub.url, certificate_days=14)
-        assert (seen.failure, seen.error) == (
+        observation = look(stub.url, certificate_days=14)
+        assert (observation.failure, observation.error) == (
             Failure.NO_CONNECTION,
             "TLS: the end of the certificate cannot be read",
         )
@@ -245,10 +258,10 @@ HEADERS: list[tuple[Behaviour, str, str | None]] = [
 def test_headers(stub: Stub, behaviour: Behaviour, name: str, value: str | None) -> None:
     """Only headers that conditions name are kept. Secrets of the service are starred in them."""
     stub.mode = behaviour
-    wanted = (Condition(None, "equals", "x", name), Condition("/a", "absent", value=True))
-    seen = look(stub.url, headers=(("X-Key", SECRET),), conditions=wanted)
-    assert dict(seen.headers) == ({} if value is None else {name: value})
-    assert SECRET not in judge(seen).reason
+    conditions = (Condition(None, "equals", "x", name), Condition("/a", "absent", value=True))
+    observation = look(stub.url, headers=(("X-Key", SECRET),), conditions=conditions)
+    assert dict(observation.headers) == ({} if value is None else {name: value})
+    assert SECRET not in judge(observation).reason
     assert dict(look(stub.url).headers) == {}
 
 

@@ -35,13 +35,13 @@ def listed(endpoint: Endpoint) -> str:
 
 @contextlib.contextmanager
 def served(
-    endpoint: Endpoint, authority: trustme.CA, left: timedelta = timedelta(days=90)
+    endpoint: Endpoint, authority: trustme.CA, validity: timedelta = timedelta(days=90)
 ) -> Iterator[Stub]:
     """Run the service of an endpoint. Its certificate, if any, is valid for this long."""
     context = None
     if endpoint.scheme in {"https", "tls"}:
         issuer = trustme.CA() if endpoint.untrusted else authority
-        end = datetime.now(UTC) + left
+        end = datetime.now(UTC) + validity
         leaf = issuer.issue_cert("127.0.0.1", not_before=end - timedelta(900), not_after=end)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         leaf.configure_cert(context)
@@ -78,7 +78,10 @@ def judged(endpoint: Endpoint, stub: Stub, mode: Behaviour | str) -> Verdict:
 
 
 def test_counts() -> None:
-    """Of 86 endpoints, 75 are written as they are, one echo is a connection, ten have no entry."""
+    """Of 86 endpoints, 75 have an equal entry, and an ICMP echo is a connection.
+
+    The other ten have no entry.
+    """
     kinds: Counter[str] = Counter()
     for endpoint in ENDPOINTS:
         kind = endpoint.asks.partition(";")[0]
@@ -92,9 +95,9 @@ def test_all(authority: trustme.CA) -> None:
     """One pass probes all endpoints in one catalogue, and all are healthy."""
     with contextlib.ExitStack() as stack:
         services = []
-        for place, endpoint in enumerate(WRITTEN):
+        for index, endpoint in enumerate(WRITTEN):
             stub = stack.enter_context(served(endpoint, authority))
-            names = (f"{endpoint.source}-{place}-{number}" for number in range(endpoint.number))
+            names = (f"{endpoint.source}-{index}-{number}" for number in range(endpoint.number))
             services += [service(name, endpoint, stub) for name in names]
         verdicts = [judge(observation) for observation in observe(targets(services))]
     assert [verdict.reason for verdict in verdicts] == [""] * 76
@@ -112,7 +115,7 @@ def test_endpoint(authority: trustme.CA, endpoint: Endpoint) -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoint", [one for one in WRITTEN if "CERTIFICATE" in one.asks], ids=listed
+    "endpoint", [endpoint for endpoint in WRITTEN if "CERTIFICATE" in endpoint.asks], ids=listed
 )
 def test_certificate(authority: trustme.CA, endpoint: Endpoint) -> None:
     """A certificate that ends within 14 days makes the service unhealthy."""

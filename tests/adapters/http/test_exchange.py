@@ -41,7 +41,7 @@ MEBIBYTE = 1 << 20
 
 OBJECT = b'{"counters": {"a": 1}}'
 HEAD = b"HTTP/1.1 200 OK\r\n"
-NO_WORDS = re.compile(
+INTERNAL_TEXT = re.compile(
     r"bytearray\(|\bb['\"]|<class|<Failure|h11|httpx|Expecting|_ssl\.c|\[SSL"
     r"|[A-Z][a-z]+(Error|Exception)\b|[A-Z]+_[A-Z]|state="
     r"|event type|0x[0-9a-f]{6}|Traceback"
@@ -102,8 +102,13 @@ FORMS = [
 def test_forms_of_an_answer(stub: Stub, data: bytes, status: int, body: bytes) -> None:
     """Every form of an answer that RFC 9112 allows or tolerates is read."""
     stub.mode = raw(data)
-    seen = look(stub.url)
-    assert (seen.http_status, seen.body, seen.failure, seen.error) == (status, body, None, "")
+    observation = look(stub.url)
+    assert (observation.http_status, observation.body, observation.failure, observation.error) == (
+        status,
+        body,
+        None,
+        "",
+    )
 
 
 CODINGS = [
@@ -127,11 +132,18 @@ CODINGS = [
 
 @pytest.mark.parametrize(("lines", "body"), CODINGS)
 def test_content_codings(stub: Stub, lines: list[str], body: bytes) -> None:
-    """Content codings are decoded in turn, in any case and on any lines. Empty ones are ignored."""
+    """Content codings are decoded in turn, from one or more headers.
+
+    Upper and lower case are equal, and empty codings are ignored.
+    """
     headers = "".join(f"Content-Encoding: {line}\r\n" for line in lines).encode()
     stub.mode = raw(HEAD + headers + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-    seen = look(stub.url)
-    assert (seen.http_status, seen.body, seen.error) == (200, OBJECT if body else b"", "")
+    observation = look(stub.url)
+    assert (observation.http_status, observation.body, observation.error) == (
+        200,
+        OBJECT if body else b"",
+        "",
+    )
 
 
 def test_many_members(stub: Stub) -> None:
@@ -240,12 +252,12 @@ REASONS = [
 def test_reasons(stub: Stub, behaviour: Behaviour | str, reason: str) -> None:
     """A service without a usable answer is unknown, with a reason that a user can search for."""
     stub.mode = behaviour
-    seen = look(stub.url)
-    verdict = judge(seen)
+    observation = look(stub.url)
+    verdict = judge(observation)
     assert (verdict.state, verdict.reason) == (State.UNKNOWN, reason)
     is_closed = reason.startswith("closed the connection")
-    assert seen.cut_off is (is_closed or reason == "Connection reset by peer")
-    assert not NO_WORDS.search(verdict.reason)
+    assert observation.cut_off is (is_closed or reason == "Connection reset by peer")
+    assert not INTERNAL_TEXT.search(verdict.reason)
 
 
 TO_TLS = [
@@ -277,7 +289,7 @@ def test_a_400_is_not_waited_for(stub: Stub) -> None:
 
     def behave(_: Stub, connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 400 Bad\r\nContent-Length: 99\r\n\r\n")
-        connection.recv(1)  # until the client has gone
+        connection.recv(1)  # until the client closes the connection
 
     stub.mode = behave
     assert judge(look(stub.url)).reason == "http 400"
@@ -294,35 +306,35 @@ def test_no_reason_is_a_programs(stub: Stub) -> None:
     def send(data: bytes, begin: bytes) -> None:
         stub.mode = raw(begin + data)
         reason = judge(look(stub.url)).reason
-        assert not NO_WORDS.search(reason), reason
+        assert not INTERNAL_TEXT.search(reason), reason
 
     send()
 
 
 def errors() -> list[Exception]:
     """Return an exception of every kind that the libraries of a probe raise."""
-    found: list[Exception] = [OSError(code, os.strerror(code)) for code in errno.errorcode]
-    found += [socket.gaierror(code, "x") for code in (-2, -3, -10)]
-    found += [
+    exceptions: list[Exception] = [OSError(code, os.strerror(code)) for code in errno.errorcode]
+    exceptions += [socket.gaierror(code, "x") for code in (-2, -3, -10)]
+    exceptions += [
         OSError("[Errno x] <class>"),
         TimeoutError("timed out"),
         ssl.SSLEOFError(8, "EOF occurred (_ssl.c:997)"),
         ssl.SSLZeroReturnError(),
     ]
-    found += [
+    exceptions += [
         ssl.SSLError(1, "[SSL] record layer failure (_ssl.c:1000)"),
         ssl.SSLSyscallError(5, "Some (_ssl.c:1)"),
     ]
-    found += [
+    exceptions += [
         h11.RemoteProtocolError(
             "can't handle event type ConnectionClosed when role=SERVER and state=SEND_RESPONSE"
         )
     ]
-    found += [
-        httpx.InvalidURL(f"Invalid {what}: 'http://user:secret@x'")
-        for what in ("port", "IPv4 address", "IDNA hostname", "URL")
+    exceptions += [
+        httpx.InvalidURL(f"Invalid {part}: 'http://user:secret@x'")
+        for part in ("port", "IPv4 address", "IDNA hostname", "URL")
     ]
-    found += [
+    exceptions += [
         ValueError("secret"),
         UnicodeError("secret"),
         KeyError("host"),
@@ -330,7 +342,7 @@ def errors() -> list[Exception]:
         MemoryError(),
         RuntimeError("b'x'"),
     ]
-    return found
+    return exceptions
 
 
 @pytest.mark.parametrize("error", errors(), ids=repr)
@@ -338,7 +350,7 @@ def test_every_error_has_words(error: Exception) -> None:
     """No reason is the text or name of an exception, unless the system wrote it."""
     reason = cause_of(error, 5.0).reason
     assert reason
-    assert not NO_WORDS.search(reason)
+    assert not INTERNAL_TEXT.search(reason)
     assert "secret" not in reason
 
 
@@ -384,9 +396,9 @@ def test_names_in_tls(
     header: str,
 ) -> None:
     """The certificate must match the name without final dot or zone. An address has no SNI."""
-    asked: list[str | None] = []
+    server_names: list[str | None] = []
     context = context_of(authority.issue_cert(certified))
-    context.sni_callback = lambda _socket, name, _context: asked.append(name)
+    context.sni_callback = lambda _socket, name, _context: server_names.append(name)
     stub = Stub("ingest", tls=context)
     names: list[bytes] = []
 
@@ -395,9 +407,9 @@ def test_names_in_tls(
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", stub.port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    seen = look(f"https://{host}:{stub.port}")
+    observation = look(f"https://{host}:{stub.port}")
     stub.close()
-    assert (seen.http_status, seen.error, asked) == (200, "", [sni])
+    assert (observation.http_status, observation.error, server_names) == (200, "", [sni])
     assert f"\r\nhost: {header}:{stub.port}\r\n" in stub.requests[0].decode().lower()
     resolved = {"[::1]": b"::1", "[fe80::1%25lo]": b"fe80::1%lo"}
     assert names[0] == resolved.get(host, host.lower().encode("idna"))
@@ -425,9 +437,9 @@ def test_a_client_certificate_is_required(
     context.maximum_version = newest
     context.verify_mode = ssl.CERT_REQUIRED
     stub = Stub("ingest", tls=context)
-    seen = look(stub.url)
+    observation = look(stub.url)
     stub.close()
-    assert (seen.failure, seen.error) == (Failure.NO_CONNECTION, reason)
+    assert (observation.failure, observation.error) == (Failure.NO_CONNECTION, reason)
 
 
 def test_an_unknown_name(authority: trustme.CA) -> None:
@@ -435,9 +447,12 @@ def test_an_unknown_name(authority: trustme.CA) -> None:
     context = context_of(authority.issue_cert("127.0.0.1"))
     context.sni_callback = lambda *_: ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
     stub = Stub("ingest", tls=context)
-    seen = look(stub.url.replace("127.0.0.1", "localhost"))
+    observation = look(stub.url.replace("127.0.0.1", "localhost"))
     stub.close()
-    assert (seen.failure, seen.error) == (Failure.NO_CONNECTION, "TLS: tlsv1 unrecognized name")
+    assert (observation.failure, observation.error) == (
+        Failure.NO_CONNECTION,
+        "TLS: tlsv1 unrecognized name",
+    )
 
 
 def test_no_close_notify(authority: trustme.CA) -> None:
@@ -449,14 +464,14 @@ def test_no_close_notify(authority: trustme.CA) -> None:
 
     stub = Stub("ingest", tls=context_of(authority.issue_cert("127.0.0.1")))
     stub.mode = behave
-    seen = look(stub.url)
+    observation = look(stub.url)
     stub.close()
-    assert (seen.http_status, seen.body) == (200, OBJECT)
+    assert (observation.http_status, observation.body) == (200, OBJECT)
 
 
-def test_tls_on_a_plain_port(authority: trustme.CA) -> None:
+@pytest.mark.usefixtures("authority")
+def test_tls_on_a_plain_port() -> None:
     """The reason for TLS on a plain HTTP port says that the port speaks no TLS."""
-    assert authority
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
@@ -466,17 +481,17 @@ def test_tls_on_a_plain_port(authority: trustme.CA) -> None:
                 connection.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
 
         threading.Thread(target=answer, daemon=True).start()
-        seen = look(f"https://127.0.0.1:{listener.getsockname()[1]}")
-    assert (seen.failure, seen.error) == (
+        observation = look(f"https://127.0.0.1:{listener.getsockname()[1]}")
+    assert (observation.failure, observation.error) == (
         Failure.NO_CONNECTION,
         "TLS: speaks no TLS on this port: use http://, or another port",
     )
 
 
+@pytest.mark.usefixtures("authority")
 @pytest.mark.parametrize("how", ["closes", "resets"])
-def test_the_handshake_breaks_off(authority: trustme.CA, how: str) -> None:
+def test_the_handshake_breaks_off(how: str) -> None:
     """A server that ends the connection during the handshake is a TLS failure too."""
-    assert authority
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
@@ -486,17 +501,17 @@ def test_the_handshake_breaks_off(authority: trustme.CA, how: str) -> None:
                 connection.recv(65536 if how == "closes" else 1)
 
         threading.Thread(target=answer, daemon=True).start()
-        seen = look(f"https://127.0.0.1:{listener.getsockname()[1]}")
+        observation = look(f"https://127.0.0.1:{listener.getsockname()[1]}")
     words = "the server closed the connection" if how == "closes" else "Connection reset by peer"
-    assert (seen.failure, seen.error) == (
+    assert (observation.failure, observation.error) == (
         Failure.NO_CONNECTION,
         f"TLS: {words} during the handshake",
     )
-    assert seen.cut_off
+    assert observation.cut_off
 
 
 def test_a_server_that_does_not_read() -> None:
-    """A failed send does not end the exchange: the server may have sent an answer or an alert."""
+    """A failed send does not end the exchange, because the server may have sent an answer."""
 
     def fail(_: bytes) -> int:
         raise BrokenPipeError
@@ -519,10 +534,10 @@ def address(port: int, family: int = socket.AF_INET) -> Any:
 
 @pytest.fixture
 def refused() -> Iterator[int]:
-    """Yield a port that is taken and refuses connections."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
+    """Yield a port that is in use and refuses connections."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
 
 
 def connected(fd: int) -> int:
@@ -597,8 +612,8 @@ def test_a_refusal_says_more_than_a_silence(
 
 def test_families_take_turns() -> None:
     """The address families are tried in turn, beginning with the system's first choice."""
-    found = [address(n, family) for family, n in ((10, 1), (10, 2), (10, 3), (2, 4), (2, 5))]
-    assert [one[4][1] for one in exchange._alternating(found)] == [1, 4, 2, 5, 3]
+    addresses = [address(n, family) for family, n in ((10, 1), (10, 2), (10, 3), (2, 4), (2, 5))]
+    assert [entry[4][1] for entry in exchange._alternating(addresses)] == [1, 4, 2, 5, 3]
 
 
 def test_a_dead_family_end_to_end(monkeypatch: pytest.MonkeyPatch, stub: Stub) -> None:
@@ -610,10 +625,10 @@ def test_a_dead_family_end_to_end(monkeypatch: pytest.MonkeyPatch, stub: Stub) -
             "getaddrinfo",
             lambda *_, **__: [address(silent.getsockname()[1]), address(stub.port)],
         )
-        seen = look("http://two.example", deadline_s=60)
-    assert seen.http_status == 200
+        observation = look("http://two.example", deadline_s=60)
+    assert observation.http_status == 200
     # Equal shares of the deadline would take half of it.
-    assert seen.latency_ms is not None and seen.latency_ms < 15_000
+    assert observation.latency_ms is not None and observation.latency_ms < 15_000
 
 
 def test_our_limit_hides_an_address(monkeypatch: pytest.MonkeyPatch, refused: int) -> None:
@@ -652,8 +667,8 @@ def test_no_port_or_no_address(
             return 0 if self.type == socket.SOCK_DGRAM and has_source else errno.EADDRNOTAVAIL
 
     monkeypatch.setattr(socket, "socket", Socket)
-    seen = look("http://127.0.0.1:9")
-    assert (seen.failure, seen.error) == (failure, reason)
+    observation = look("http://127.0.0.1:9")
+    assert (observation.failure, observation.error) == (failure, reason)
 
 
 def test_names_of_limits() -> None:

@@ -77,12 +77,10 @@ def test_observe(stub: Stub, behaviour: Behaviour, status: int, body: bytes) -> 
     """Any form of an answer is read. The body is kept only for status 200."""
     stub.mode = behaviour
     begun = time.monotonic()
-    seen = look(stub.url)
-    assert (seen.http_status, seen.body, seen.failure) == (status, body, None)
-    assert (
-        seen.latency_ms is not None
-        and 0 <= seen.latency_ms <= 1000 * (time.monotonic() - begun) + 1
-    )
+    observation = look(stub.url)
+    assert (observation.http_status, observation.body, observation.failure) == (status, body, None)
+    assert observation.latency_ms is not None
+    assert 0 <= observation.latency_ms <= 1000 * (time.monotonic() - begun) + 1
 
 
 BOMB = gzip.compress(gzip.compress(b"x" * (16 << 20)))
@@ -111,9 +109,13 @@ UNANSWERED = [
 def test_observe_bad(stub: Stub, behaviour: Behaviour, error: str) -> None:
     """A broken answer has its own reason."""
     stub.mode = behaviour
-    seen = look(stub.url)
-    assert (seen.http_status, seen.latency_ms, seen.failure) == (None, None, Failure.NO_ANSWER)
-    assert seen.error.startswith(error)
+    observation = look(stub.url)
+    assert (observation.http_status, observation.latency_ms, observation.failure) == (
+        None,
+        None,
+        Failure.NO_ANSWER,
+    )
+    assert observation.error.startswith(error)
 
 
 @pytest.mark.parametrize(
@@ -128,9 +130,9 @@ def test_observe_bad(stub: Stub, behaviour: Behaviour, error: str) -> None:
 def test_observe_failure(stub: Stub, mode: str, failure: Failure, error: str) -> None:
     """A probe has one deadline for all its bytes. A refusal and a silence have other reasons."""
     stub.mode = mode
-    # A refusal or a reset may take long on a slow machine, as a service that hangs does.
-    seen = look(stub.url, SHORT_S if "timeout" in error else 30)
-    assert (seen.failure, seen.error) == (failure, error)
+    # On a slow machine, a refusal or a reset may take longer than the short deadline.
+    observation = look(stub.url, SHORT_S if "timeout" in error else 30)
+    assert (observation.failure, observation.error) == (failure, error)
 
 
 @pytest.mark.parametrize(
@@ -143,13 +145,13 @@ def test_observe_failure(stub: Stub, mode: str, failure: Failure, error: str) ->
 )
 def test_observe_unreachable(url: str, failure: Failure, error: str) -> None:
     """An unresolved name is a failed connection. An invalid name is a bad URL."""
-    seen = look(url)
-    assert failure is seen.failure
-    assert seen.error.startswith(error)
+    observation = look(url)
+    assert failure is observation.failure
+    assert observation.error.startswith(error)
 
 
 def test_observe_resolver_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resolver that hangs costs only its own probe the deadline, and no other probe."""
+    """A resolver that hangs delays only the probe of its name."""
     release = threading.Event()
     resolve = socket.getaddrinfo
     monkeypatch.setattr(
@@ -192,18 +194,22 @@ def test_observe_tries_every_address(stub: Stub, monkeypatch: pytest.MonkeyPatch
 def test_observe_is_concurrent() -> None:
     """All services are probed at the same time, and each observation belongs to its target."""
     stubs = [Stub(f"service-{n}") for n in range(8)]
-    together = threading.Barrier(8)  # each service answers when all have a request
+    barrier = threading.Barrier(8)  # each service answers when all have a request
     for n, stub in enumerate(stubs):
         stub.mode = lambda stub, connection: (
-            healthy(stub, connection) if together.wait(20) >= 0 else None
+            healthy(stub, connection) if barrier.wait(20) >= 0 else None
         )
         stub.counters = {"n": n}
-    seen = observe(
+    observations = observe(
         [Target(stub.name, f"{stub.url}/health", "", (), deadline_s=30) for stub in stubs]
     )
-    assert [json.loads(s.body)["counters"]["n"] for s in seen] == list(range(8))
-    assert [s.target.name for s in seen] == [stub.name for stub in stubs]
-    assert all(s.latency_ms is not None for s in seen)
+    assert [json.loads(observation.body)["counters"]["n"] for observation in observations] == list(
+        range(8)
+    )
+    assert [observation.target.name for observation in observations] == [
+        stub.name for stub in stubs
+    ]
+    assert all(observation.latency_ms is not None for observation in observations)
     for stub in stubs:
         stub.close()
 
@@ -265,35 +271,37 @@ def test_an_expected_status_is_read(stub: Stub) -> None:
 
 def test_many(stub: Stub) -> None:
     """Exactly the allowed number of probes run at once, and each has its own answer."""
-    together, count, under_way, most = threading.Barrier(5), threading.Lock(), 0, 0
+    barrier, count, under_way, most = threading.Barrier(5), threading.Lock(), 0, 0
 
     def answer(stub: Stub, connection: socket.socket) -> None:
         nonlocal under_way, most
         with count:
             under_way += 1
             most = max(most, under_way)
-        together.wait(20)  # five requests are answered together
+        barrier.wait(20)  # five requests are answered together
         with count:
             under_way -= 1
         healthy(stub, connection)
 
     stub.mode = answer
     targets = [Target(f"s{n}", f"{stub.url}/health", "", (), deadline_s=30) for n in range(20)]
-    told: list[int] = []
-    seen = observe(targets, concurrency=5, on_progress=told.append)
-    assert [one.target.name for one in seen] == [target.name for target in targets]
-    assert ({one.error for one in seen}, most) == ({""}, 5)
-    assert told == list(range(1, 21))
+    progress: list[int] = []
+    observations = observe(targets, concurrency=5, on_progress=progress.append)
+    assert [observation.target.name for observation in observations] == [
+        target.name for target in targets
+    ]
+    assert ({observation.error for observation in observations}, most) == ({""}, 5)
+    assert progress == list(range(1, 21))
 
 
 def test_many_hang(stub: Stub) -> None:
-    """Five at a time, probes that hang each take their own deadline, and no more."""
+    """Probes that hang run five at a time, and each takes only its own deadline."""
     stub.mode = "hang"
     targets = [Target(f"s{n}", f"{stub.url}/health", "", (), deadline_s=0.4) for n in range(20)]
     begun = time.monotonic()
-    seen = observe(targets, concurrency=5)
+    observations = observe(targets, concurrency=5)
     assert time.monotonic() - begun >= 4 * 0.4
-    assert [one.error for one in seen] == ["timeout after 0.4 s"] * 20
+    assert [observation.error for observation in observations] == ["timeout after 0.4 s"] * 20
 
 
 def test_budget(stub: Stub) -> None:
@@ -301,7 +309,8 @@ def test_budget(stub: Stub) -> None:
     stub.mode = "hang"
     targets = [Target(f"s{n}", f"{stub.url}/health", "", (), deadline_s=0.3) for n in range(30)]
     rounds = [
-        {one.target.name for one in observe(targets, concurrency=5, budget_s=0.7)} for _ in range(3)
+        {observation.target.name for observation in observe(targets, concurrency=5, budget_s=0.7)}
+        for _ in range(3)
     ]
     assert all(5 <= len(names) <= 10 for names in rounds), (
         "the second five still fit, unless this machine is busy; the third never do"
@@ -313,21 +322,21 @@ def test_budget(stub: Stub) -> None:
 def test_out_of_files(stub: Stub) -> None:
     """If this process is out of files, a service is not probed rather than down."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(one.name) for one in Path("/dev/fd").iterdir())
-    taken: list[int] = []
+    highest = max(int(descriptor.name) for descriptor in Path("/dev/fd").iterdir())
+    descriptors: list[int] = []
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, hard))
     try:
         with contextlib.suppress(OSError):  # until no file descriptor is free
             while True:
-                taken.append(os.dup(2))
+                descriptors.append(os.dup(2))
         for _ in range(3):  # for the selector and the pipe of the resolver
-            os.close(taken.pop())
-        seen = look(stub.url)
+            os.close(descriptors.pop())
+        observation = look(stub.url)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for one in taken:
-            os.close(one)
-    assert (seen.failure, seen.error) == (
+        for descriptor in descriptors:
+            os.close(descriptor)
+    assert (observation.failure, observation.error) == (
         Failure.NOT_PROBED,
         "this process is out of file descriptors (too many open files)",
     )
@@ -335,20 +344,20 @@ def test_out_of_files(stub: Stub) -> None:
 
 def test_names_are_resolved_once(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Targets that share a host share its lookup."""
-    asked: list[bytes] = []
+    hosts: list[bytes] = []
     resolve = socket.getaddrinfo
 
-    def count(host: bytes, *rest: Any, **named: Any) -> Any:
-        asked.append(host)
-        return resolve("127.0.0.1", *rest, **named)
+    def count(host: bytes, *arguments: Any, **options: Any) -> Any:
+        hosts.append(host)
+        return resolve("127.0.0.1", *arguments, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", count)
-    seen = observe(
+    observations = observe(
         [Target(f"s{n}", f"http://one.example:{stub.port}/health", "", ()) for n in range(9)],
         concurrency=3,
     )
-    assert [one.http_status for one in seen] == [200] * 9
-    assert asked == [b"one.example"]
+    assert [observation.http_status for observation in observations] == [200] * 9
+    assert hosts == [b"one.example"]
 
 
 def served(certificate: trustme.LeafCert) -> Stub:
@@ -368,12 +377,12 @@ def test_tls(authority: trustme.CA) -> None:
 
 @pytest.mark.parametrize("case", ["wrong name", "unknown authority"])
 def test_tls_bad(authority: trustme.CA, case: str) -> None:
-    """A wrong certificate is a failed connection, and the reason says what is wrong."""
+    """A wrong certificate is a failed connection, with the reason of OpenSSL."""
     issuer = trustme.CA() if case == "unknown authority" else authority
     stub = served(issuer.issue_cert("other.example" if case == "wrong name" else "127.0.0.1"))
-    seen = look(stub.url)
-    assert seen.failure is Failure.NO_CONNECTION
-    assert seen.error.startswith("TLS: certificate verify failed: ")
+    observation = look(stub.url)
+    assert observation.failure is Failure.NO_CONNECTION
+    assert observation.error.startswith("TLS: certificate verify failed: ")
     stub.close()
 
 
@@ -393,14 +402,14 @@ def test_tls_of_a_service(tmp_path: Path) -> None:
         Tls(f"{tmp_path}/own.pem"),
         Tls(f"{tmp_path}/own.pem", f"{tmp_path}/client.pem", f"{tmp_path}/client.key"),
     )
-    seen = observe(
+    observations = observe(
         [
             Target(str(n), f"{stub.url}/health", "", (), tls=tls)
             for n, tls in enumerate((own, with_client, Tls()))
         ]
     )
-    assert [one.http_status for one in seen] == [None, 200, None]
-    assert seen[2].error.startswith("TLS: certificate verify failed")
+    assert [observation.http_status for observation in observations] == [None, 200, None]
+    assert observations[2].error.startswith("TLS: certificate verify failed")
     stub.close()
 
 
@@ -469,22 +478,22 @@ def pem_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_tls_unusable(
     stub: Stub, pem_files: dict[str, str], names: tuple[str, ...], fault: str
 ) -> None:
-    """An unusable file is a fault of the services that need it. It is found without a probe."""
+    """An unusable file is a fault of the services that need it, and needs no probe to be found."""
     ca, certificate, key = (pem_files.get(name, "") for name in names)
     tls = Tls(ca, certificate, key)
     targets = [
         Target("a", "https://127.0.0.1:9/health", "a", (), tls=tls),
         Target("b", f"{stub.url}/health", "b", (), tls=tls),
     ]
-    told = fault.format(**pem_files)
+    error = fault.format(**pem_files)
     broken, well = observe(targets)
     assert (broken.failure, broken.error, broken.target.faults) == (
         Failure.NO_ANSWER,
-        told,
-        (told,),
+        error,
+        (error,),
     )
     assert (well.http_status, well.target.faults) == (200, ())
-    assert [*http.faults(targets)] == [("a", told)]
+    assert [*http.faults(targets)] == [("a", error)]
 
 
 REFUSED = [
@@ -498,8 +507,13 @@ REFUSED = [
 def test_header_refused(stub: Stub, header: tuple[str, str], fault: str) -> None:
     """A header with an invalid value is named without its value, and nothing is sent."""
     target = Target("a", f"{stub.url}/health", "a", (), headers=(("X-Fine", "fine"), header))
-    (seen,) = http.confirm([target], times=3, delay_s=0.01, budget_s=40)
-    assert (seen.failure, seen.error, seen.attempts, seen.target.faults) == (
+    (observation,) = http.confirm([target], times=3, delay_s=0.01, budget_s=40)
+    assert (
+        observation.failure,
+        observation.error,
+        observation.attempts,
+        observation.target.faults,
+    ) == (
         Failure.NO_ANSWER,
         fault,
         1,
@@ -513,13 +527,15 @@ def test_faults_of_the_catalogue(stub: Stub) -> None:
     """A service with faults of the catalogue is not probed, and all its faults are reported."""
     faults = ("headers.A: TOKEN is not set", "ca: /none cannot be read")
     target = Target("a", f"{stub.url}/health", "a", (), faults=faults)
-    told: list[int] = []
-    seen = observe([target, Target("b", f"{stub.url}/health", "b", ())], on_progress=told.append)
-    assert [(one.failure, one.error) for one in seen] == [
+    progress: list[int] = []
+    observations = observe(
+        [target, Target("b", f"{stub.url}/health", "b", ())], on_progress=progress.append
+    )
+    assert [(observation.failure, observation.error) for observation in observations] == [
         (Failure.NO_ANSWER, "; ".join(faults)),
         (None, ""),
     ]
-    assert told == [2] and len(stub.requests) == 1
+    assert progress == [2] and len(stub.requests) == 1
     assert [*http.faults([target])] == [("a", fault) for fault in faults]
 
 
@@ -534,9 +550,9 @@ def test_tls_none() -> None:
                 connection.recv(65536)
 
         threading.Thread(target=greet, daemon=True).start()
-        seen = look(f"https://127.0.0.1:{listener.getsockname()[1]}")
-    assert seen.failure is Failure.NO_CONNECTION
-    assert seen.error.startswith("TLS: ")
+        observation = look(f"https://127.0.0.1:{listener.getsockname()[1]}")
+    assert observation.failure is Failure.NO_CONNECTION
+    assert observation.error.startswith("TLS: ")
 
 
 def test_tls_context(
@@ -574,8 +590,12 @@ def test_confirm_asks_again(stubs: Stubs) -> None:
         for name in ("ingest", "evaluator", "dispatcher")
     ]
     threading.Timer(0.3, setattr, (stubs["ingest"], "mode", "ok")).start()
-    seen = http.confirm(targets, times=1, delay_s=0.6, budget_s=40)
-    assert [(one.http_status, one.attempts) for one in seen] == [(200, 2), (503, 1), (200, 1)]
+    observations = http.confirm(targets, times=1, delay_s=0.6, budget_s=40)
+    assert [(observation.http_status, observation.attempts) for observation in observations] == [
+        (200, 2),
+        (503, 1),
+        (200, 1),
+    ]
     assert len(stubs["evaluator"].requests) == 1
 
 
@@ -588,5 +608,5 @@ def test_confirm_within_the_budget(
     """A probe is repeated as often as allowed, or not at all without time for it."""
     stubs["ingest"].mode = "down"
     target = Target("ingest", f"{stubs['ingest'].url}/health", "ingest", ())
-    (seen,) = http.confirm([target], times=times, delay_s=0.01, budget_s=budget_s)
-    assert (seen.failure, seen.attempts) == (Failure.NO_CONNECTION, attempts)
+    (observation,) = http.confirm([target], times=times, delay_s=0.01, budget_s=budget_s)
+    assert (observation.failure, observation.attempts) == (Failure.NO_CONNECTION, attempts)

@@ -36,8 +36,8 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture
 def port() -> Iterator[int]:
     """Yield the port of a server in another process, which has its own file descriptors."""
-    with fast_server() as found:
-        yield found
+    with fast_server() as server_port:
+        yield server_port
 
 
 def a_hundred(port: int) -> list[Target]:
@@ -45,10 +45,10 @@ def a_hundred(port: int) -> list[Target]:
     return [Target(f"s{n}", f"{url}/health", "", ()) for n, url in enumerate(urls(100, port))]
 
 
-def alone(name: str, port: int) -> None:
+def run_alone(name: str, port: int) -> None:
     """Run a function of this module in a process where no other thread opens or closes files."""
     code = f"from tests.adapters.http import test_reactor; test_reactor.{name}({port})"
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
         capture_output=True,
@@ -56,60 +56,60 @@ def alone(name: str, port: int) -> None:
         check=False,
         timeout=100,
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
 
 
 @contextlib.contextmanager
 def files(free: int) -> Iterator[None]:
     """Leave this number of file descriptors free."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(one.name) for one in Path("/dev/fd").iterdir())
-    taken = [os.open(os.devnull, os.O_RDONLY)]
+    highest = max(int(descriptor.name) for descriptor in Path("/dev/fd").iterdir())
+    descriptors = [os.open(os.devnull, os.O_RDONLY)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + free + 2, hard))
     try:
         with contextlib.suppress(OSError):  # until no file descriptor is free
             while True:
-                taken.append(os.dup(taken[0]))
+                descriptors.append(os.dup(descriptors[0]))
         for _ in range(free):
-            os.close(taken.pop())
+            os.close(descriptors.pop())
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for one in taken:
-            os.close(one)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def probe_with_few_files(port: int) -> None:
     """Probe more services than there are files. Assert that no probe meets the limit."""
-    ended: list[Any] = []
+    results: list[Any] = []
     own_limit = limits.own_limit
 
     def watched(result: object) -> str:
-        ended.append(result)
+        results.append(result)
         return own_limit(result)
 
     reactor.own_limit = watched  # type: ignore[attr-defined]
     with files(30):
         assert 6 <= http.fitting(128) <= 9, "three for each"
-        seen = observe(a_hundred(port))
-    assert [one.http_status for one in seen] == [200] * 100
-    assert ended
-    assert not [one for one in ended if own_limit(one)]
+        observations = observe(a_hundred(port))
+    assert [observation.http_status for observation in observations] == [200] * 100
+    assert results
+    assert not [result for result in results if own_limit(result)]
 
 
 def test_fewer_at_once(port: int) -> None:
-    """With few files, fewer probes run at once: all services are probed, none meets the limit."""
-    alone("probe_with_few_files", port)
+    """With few file descriptors, fewer probes run at once, and no probe meets the limit."""
+    run_alone("probe_with_few_files", port)
 
 
 @pytest.mark.parametrize(
-    ("limit", "wanted", "fits"),
+    ("limit", "requested", "fits"),
     [(-1, 128, 128), (10_000, 128, 128), (10_000, 1000, 1000), (3, 128, 1)],
 )
-def test_fitting(monkeypatch: pytest.MonkeyPatch, limit: int, wanted: int, fits: int) -> None:
-    """The wanted number of probes run at once, or as many as files allow, but at least one."""
+def test_fitting(monkeypatch: pytest.MonkeyPatch, limit: int, requested: int, fits: int) -> None:
+    """The requested number of probes run at once, or as many as files allow, at least one."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
-    assert limits.fitting(wanted) == fits
+    assert limits.fitting(requested) == fits
 
 
 @pytest.mark.parametrize(("code", "fits"), [(errno.EMFILE, 1), (errno.ENOENT, 29)])
@@ -125,16 +125,16 @@ def test_fitting_without_a_count(monkeypatch: pytest.MonkeyPatch, code: int, fit
 
 
 def probe_at_the_limit(port: int) -> None:
-    """Probe more services at once than there are files."""
+    """Probe more services at once than there are file descriptors."""
     http.fitting = lambda concurrency: concurrency
     with files(12):
-        seen = observe(a_hundred(port))
-    assert [one.http_status for one in seen] == [200] * 100
+        observations = observe(a_hundred(port))
+    assert [observation.http_status for observation in observations] == [200] * 100
 
 
 def test_a_limit_on_the_way(port: int) -> None:
     """A probe that meets a limit is repeated when others have ended, and succeeds."""
-    alone("probe_at_the_limit", port)
+    run_alone("probe_at_the_limit", port)
 
 
 def test_a_limit_that_passes(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,8 +156,8 @@ def test_a_limit_that_passes(port: int, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(exchange, "_begin", limited)
     monkeypatch.setattr(reactor.Reactor, "_start", watched)
-    seen = observe(a_hundred(port), concurrency=20)
-    assert [one.http_status for one in seen] == [200] * 100
+    observations = observe(a_hundred(port), concurrency=20)
+    assert [observation.http_status for observation in observations] == [200] * 100
     assert at_once[2] == 2  # one probe was open, and has ended
     assert at_once[-1] == 20 and len(at_once) == 101
 
@@ -176,8 +176,8 @@ def test_no_time_to_try_again(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(exchange, "_begin", limited)
     stub.mode = "hang"
     targets = [Target(f"s{n}", f"{stub.url}/health", "", (), deadline_s=SHORT_S) for n in range(2)]
-    seen = observe(targets, budget_s=0.0)
-    assert [(one.failure, one.error) for one in seen] == [
+    observations = observe(targets, budget_s=0.0)
+    assert [(observation.failure, observation.error) for observation in observations] == [
         (Failure.NO_ANSWER, "timeout after 0.3 s"),
         (
             Failure.NOT_PROBED,
@@ -187,8 +187,8 @@ def test_no_time_to_try_again(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(attempts) == 2
 
 
-@pytest.mark.parametrize("what", ["selector", "socketpair"])
-def test_nothing_can_be_probed(stub: Stub, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+@pytest.mark.parametrize("factory", ["selector", "socketpair"])
+def test_nothing_can_be_probed(stub: Stub, monkeypatch: pytest.MonkeyPatch, factory: str) -> None:
     """If the selector cannot be created, no service was probed. Other errors are raised."""
     code = errno.EMFILE
 
@@ -196,10 +196,13 @@ def test_nothing_can_be_probed(stub: Stub, monkeypatch: pytest.MonkeyPatch, what
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(
-        *((selectors, "DefaultSelector") if what == "selector" else (socket, "socketpair")), fail
+        *((selectors, "DefaultSelector") if factory == "selector" else (socket, "socketpair")), fail
     )
     targets = [Target(name, f"{stub.url}/health", "", ()) for name in "ab"]
-    assert [(one.target.name, one.failure, one.error) for one in observe(targets)] == [
+    assert [
+        (observation.target.name, observation.failure, observation.error)
+        for observation in observe(targets)
+    ] == [
         ("a", Failure.NOT_PROBED, FILES),
         ("b", Failure.NOT_PROBED, FILES),
     ]
@@ -218,8 +221,8 @@ def test_no_watch_for_a_socket(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> N
         return register(self, fd, events, data)
 
     monkeypatch.setattr(selectors.DefaultSelector, "register", limited)
-    (seen,) = observe([Target("a", f"{stub.url}/health", "", ())])
-    assert seen.failure is Failure.NOT_PROBED
+    (observation,) = observe([Target("a", f"{stub.url}/health", "", ())])
+    assert observation.failure is Failure.NOT_PROBED
 
 
 def test_out_of_memory(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,8 +232,11 @@ def test_out_of_memory(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
         raise MemoryError
 
     monkeypatch.setattr(exchange, "_decoded", exhausted)
-    (seen,) = observe([Target("a", f"{stub.url}/health", "", ())])
-    assert (seen.failure, seen.error) == (Failure.NOT_PROBED, "this process is out of memory")
+    (observation,) = observe([Target("a", f"{stub.url}/health", "", ())])
+    assert (observation.failure, observation.error) == (
+        Failure.NOT_PROBED,
+        "this process is out of memory",
+    )
 
 
 def test_confirm_without_files(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,13 +248,13 @@ def test_confirm_without_files(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> N
 
     def answered(targets: list[Target], **_: object) -> list[Observation]:
         failures = answers.pop(0)
-        assert [one.name for one in targets] == [*failures]
-        return [Observation(one, 0.0, failure=failures[one.name]) for one in targets]
+        assert [target.name for target in targets] == [*failures]
+        return [Observation(target, 0.0, failure=failures[target.name]) for target in targets]
 
     monkeypatch.setattr(http, "observe", answered)
     targets = [Target(name, f"{stub.url}/health", "", ()) for name in "abc"]
-    seen = http.confirm(targets, times=1, delay_s=0.0)
-    assert [(one.failure, one.attempts) for one in seen] == [
+    observations = http.confirm(targets, times=1, delay_s=0.0)
+    assert [(observation.failure, observation.attempts) for observation in observations] == [
         (Failure.NO_CONNECTION, 1),
         (Failure.NOT_PROBED, 1),
         (Failure.NO_CONNECTION, 2),
@@ -257,13 +263,13 @@ def test_confirm_without_files(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture
 def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Replace the resolver by one that hangs for names that begin with "hang"."""
+    """Replace the resolver. The new resolver hangs for names that begin with "hang"."""
     release = threading.Event()
 
-    def resolve(host: bytes, port: int, **named: Any) -> Any:
+    def resolve(host: bytes, port: int, **options: Any) -> Any:
         if host.startswith(b"hang"):
             release.wait(60)
-        return RESOLVE("127.0.0.1", port, **named)
+        return RESOLVE("127.0.0.1", port, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     yield
@@ -273,7 +279,7 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 RESOLVE = socket.getaddrinfo
 
 
-def named(host: str, port: int) -> Target:
+def target_of(host: str, port: int) -> Target:
     """Return a target, with a short deadline if its name hangs."""
     return Target(
         host,
@@ -288,10 +294,10 @@ def named(host: str, port: int) -> Target:
 def test_the_resolver_hangs(stub: Stub) -> None:
     """A name that is not resolved in time is down. Other services do not wait for it."""
     hosts = ["hang1.example", "127.0.0.1", "hang2.example", "well.example"]
-    seen = observe([named(host, stub.port) for host in hosts])
-    assert [one.http_status for one in seen] == [None, 200, None, 200]
-    for one in (seen[0], seen[2]):
-        assert (one.failure, one.error) == (
+    observations = observe([target_of(host, stub.port) for host in hosts])
+    assert [observation.http_status for observation in observations] == [None, 200, None, 200]
+    for observation in (observations[0], observations[2]):
+        assert (observation.failure, observation.error) == (
             Failure.NO_CONNECTION,
             "name resolution failed: no answer within 0.3 s",
         )
@@ -302,15 +308,20 @@ def test_a_name_behind_others(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> No
     """A name that never got a free thread says nothing about its service."""
     monkeypatch.setattr(reactor, "MAX_RESOLVERS", 1)
     hosts = ["hang1.example", "127.0.0.1", "hung.example"]
-    seen = observe([named(host, stub.port) for host in hosts])
-    assert [one.failure for one in seen] == [Failure.NO_CONNECTION, None, Failure.NOT_PROBED]
+    observations = observe([target_of(host, stub.port) for host in hosts])
+    assert [observation.failure for observation in observations] == [
+        Failure.NO_CONNECTION,
+        None,
+        Failure.NOT_PROBED,
+    ]
     assert (
-        seen[2].error == "no thread was free to resolve its name: all of them hang on other names"
+        observations[2].error
+        == "no thread was free to resolve its name: all of them hang on other names"
     )
 
 
 def test_no_thread(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If no thread can start, names are not resolved. Addresses are probed all the same."""
+    """If no thread can start, names are not resolved. Addresses are still probed."""
     start = threading.Thread.start
 
     def fail(self: threading.Thread) -> None:
@@ -320,9 +331,11 @@ def test_no_thread(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(threading.Thread, "start", fail)
     hosts = ["localhost", "127.0.0.1"]
-    seen = observe([Target(host, f"http://{host}:{stub.port}/health", "", ()) for host in hosts])
-    assert [one.failure for one in seen] == [Failure.NOT_PROBED, None]
-    assert "can't start new thread" in seen[0].error
+    observations = observe(
+        [Target(host, f"http://{host}:{stub.port}/health", "", ()) for host in hosts]
+    )
+    assert [observation.failure for observation in observations] == [Failure.NOT_PROBED, None]
+    assert "can't start new thread" in observations[0].error
 
 
 def test_one_thread_sees_to_all(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,15 +354,17 @@ def test_one_thread_sees_to_all(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> 
             started.append(self)
             start(self)
 
-    def resolve(_: bytes, port: int, **named: Any) -> Any:
+    def resolve(_: bytes, port: int, **options: Any) -> Any:
         assert second.wait(30)  # the first thread works until the second one has failed
-        return RESOLVE("127.0.0.1", port, **named)
+        return RESOLVE("127.0.0.1", port, **options)
 
     monkeypatch.setattr(threading.Thread, "start", first_only)
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     hosts = ["one.example", "two.example"]
-    seen = observe([Target(host, f"http://{host}:{stub.port}/health", "", ()) for host in hosts])
-    assert [one.http_status for one in seen] == [200, 200]
+    observations = observe(
+        [Target(host, f"http://{host}:{stub.port}/health", "", ()) for host in hosts]
+    )
+    assert [observation.http_status for observation in observations] == [200, 200]
 
 
 def test_a_resolver_without_files(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,13 +372,13 @@ def test_a_resolver_without_files(stub: Stub, monkeypatch: pytest.MonkeyPatch) -
     limit = OSError(errno.EMFILE, "x")
     limited: list[object] = []
     put_back = threading.Event()
-    asked: list[bytes] = []
+    hosts: list[bytes] = []
 
-    def resolve(host: bytes, port: int, **named: Any) -> Any:
-        asked.append(host)
-        if len(asked) == 1:
+    def resolve(host: bytes, port: int, **options: Any) -> Any:
+        hosts.append(host)
+        if len(hosts) == 1:
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-        return RESOLVE("127.0.0.1", port, **named)
+        return RESOLVE("127.0.0.1", port, **options)
 
     def watched(result: object) -> str:
         if result is limit:
@@ -385,9 +400,9 @@ def test_a_resolver_without_files(stub: Stub, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(reactor, "no_descriptor", lambda: limit)
     monkeypatch.setattr(reactor, "own_limit", watched)
     stub.mode = behave
-    seen = observe([numeric, Target("b", f"http://one.example:{stub.port}/health", "", ())])
-    assert [one.http_status for one in seen] == [200, 200]
-    assert asked == [b"one.example"] * 2
+    observations = observe([numeric, Target("b", f"http://one.example:{stub.port}/health", "", ())])
+    assert [observation.http_status for observation in observations] == [200, 200]
+    assert hosts == [b"one.example"] * 2
 
 
 def test_what_the_resolver_says() -> None:
@@ -406,9 +421,9 @@ def test_what_the_resolver_says() -> None:
         next(steps)
         with pytest.raises(Exception, match=r".") as raised:
             steps.throw(error)
-        seen = exchange.failed(Target("a", "http://x/", "", ()), raised.value)
-        assert seen.failure is failure
-        assert reason in seen.error
+        observation = exchange.failed(Target("a", "http://x/", "", ()), raised.value)
+        assert observation.failure is failure
+        assert reason in observation.error
 
 
 def test_no_descriptor() -> None:
@@ -429,4 +444,4 @@ def test_no_file_for_certificates(stub: Stub, monkeypatch: pytest.MonkeyPatch) -
     target = Target(
         "a", stub.url.replace("http:", "https:") + "/health", "", (), tls=Tls("/some.pem")
     )
-    assert [one.failure for one in observe([target])] == [Failure.NOT_PROBED]
+    assert [observation.failure for observation in observe([target])] == [Failure.NOT_PROBED]

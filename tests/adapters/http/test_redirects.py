@@ -1,4 +1,4 @@
-"""Methods, bodies and redirects: what a probe sends to whom, and what it keeps secret."""
+"""Methods, bodies and redirects: the requests of a probe, and their secrets."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ FOLLOWED = [
 @pytest.mark.integration
 @pytest.mark.parametrize(("method", "status", "then"), FOLLOWED)
 def test_followed(stub: Stub, method: str, status: int, then: str) -> None:
-    """A redirect within the origin keeps headers, and body and method as RFC 9110 says."""
+    """A redirect within the origin keeps headers, and body and method as in RFC 9110."""
 
     def behave(stub: Stub, connection: socket.socket) -> None:
         body = sent_body(stub.requests[-1], connection)
@@ -194,8 +194,8 @@ def test_other_host(stub: Stub, other: Stub) -> None:
         f"http 302: redirects to {other.url}, which is not in redirect_hosts"
     )
     assert not other.requests
-    named = probed._replace(redirect_hosts=("127.0.0.2",))
-    assert judge(observe([named])[0]).healthy
+    permitted = probed._replace(redirect_hosts=("127.0.0.2",))
+    assert judge(observe([permitted])[0]).healthy
     assert b"authorization: basic" in stub.requests[0].lower()
     (request,) = other.requests
     assert SECRET.encode() not in request
@@ -205,9 +205,9 @@ def test_other_host(stub: Stub, other: Stub) -> None:
 @pytest.mark.integration
 def test_no_credentials_after_a_detour(stub: Stub, other: Stub) -> None:
     """A redirect back from another host to the origin gets no credentials."""
-    stub.mode = lambda one, connection: (
-        moved(f"{other.url}/") if len(one.requests) == 1 else reply("{}")
-    )(one, connection)
+    stub.mode = lambda running, connection: (
+        moved(f"{other.url}/") if len(running.requests) == 1 else reply("{}")
+    )(running, connection)
     other.mode = moved(f"{stub.url}/delete-all")
     headers = (("X-Key", SECRET),)
     assert verdict(stub, headers=headers, redirect_hosts=("127.0.0.2",)).healthy
@@ -216,7 +216,7 @@ def test_no_credentials_after_a_detour(stub: Stub, other: Stub) -> None:
 
 @pytest.mark.integration
 def test_body_stays(stub: Stub, other: Stub) -> None:
-    """A body is not sent to another origin, and the request is not sent without it either."""
+    """A body is not sent to another origin. The request is not sent without its body."""
     stub.mode = moved(f"{other.url}/", 307)
     more: dict[str, Any] = {"method": "POST", "body": b"x", "redirect_hosts": ("127.0.0.2",)}
     assert verdict(stub, **more).reason == (
@@ -245,8 +245,8 @@ def test_one_deadline(stub: Stub, other: Stub) -> None:
     """All requests of a probe share one deadline."""
     other.mode = "hang"
     stub.mode = moved(other.url)
-    seen = look(stub, deadline_s=0.5, redirect_hosts=("127.0.0.2",))
-    assert (seen.failure, seen.error) == (
+    observation = look(stub, deadline_s=0.5, redirect_hosts=("127.0.0.2",))
+    assert (observation.failure, observation.error) == (
         Failure.NO_ANSWER,
         f"timeout after 0.5 s, after a redirect to {other.url}",
     )
@@ -266,9 +266,9 @@ def test_latency(stub: Stub) -> None:
         moved("/b")(stub, connection)
 
     stub.mode = slow_first
-    seen = look(stub)
-    assert seen.http_status == 200
-    assert (seen.latency_ms or 0) >= 300
+    observation = look(stub)
+    assert observation.http_status == 200
+    assert (observation.latency_ms or 0) >= 300
 
 
 @pytest.mark.integration
@@ -286,7 +286,7 @@ def test_latency(stub: Stub) -> None:
     ],
 )
 def test_bad_location(stub: Stub, location: str) -> None:
-    """A redirect to an invalid URL is not followed, and the reason says so."""
+    """A redirect to an invalid URL is not followed, with its own reason."""
     stub.mode = moved(location)
     reason = verdict(stub).reason
     assert reason in {
@@ -338,10 +338,10 @@ def test_client_certificate_stays(stub: Stub, tmp_path: Any) -> None:
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.configure_trust(context)
     context.verify_mode = ssl.CERT_OPTIONAL
-    seen: list[bool] = []
+    has_certificate: list[bool] = []
 
     def behave(stub: Stub, connection: Any) -> None:
-        seen.append(bool(connection.getpeercert()))
+        has_certificate.append(bool(connection.getpeercert()))
         reply("{}")(stub, connection)
 
     private = Stub("private", tls=context)
@@ -350,7 +350,7 @@ def test_client_certificate_stays(stub: Stub, tmp_path: Any) -> None:
     assert verdict(private, tls=tls).healthy
     stub.mode = moved(f"{private.url}/")
     assert verdict(stub, tls=tls).healthy
-    assert seen == [True, False]
+    assert has_certificate == [True, False]
     broken = target(f"{stub.url}/health", tls=Tls(ca="/no/such.pem"))
     assert [fault for _, fault in faults([broken])] == [
         "ca: /no/such.pem cannot be loaded: No such file or directory"
@@ -372,20 +372,20 @@ HOSTS = [
     ("http://[::1]:8080/", ("::1",), True),
     ("http://[::1]:8080/", ("::2",), False),
     ("http://10.0.0.1/", ("10.0.0.1",), True),
-    ("http://[v1.a]/", ("☃.example",), False),  # httpx accepts neither as a host
+    ("http://[v1.a]/", ("☃.example",), False),  # httpx does not accept these two hosts
 ]
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize(("location", "hosts", "is_followed"), HOSTS)
 def test_hosts(location: str, hosts: tuple[str, ...], is_followed: bool) -> None:
-    """Hosts are compared as in DNS: in any case, without the final dot, in ASCII."""
-    one = target(redirect_hosts=hosts)
+    """Hosts are compared as in DNS: case-insensitive, without the final dot, in ASCII."""
+    probed = target(redirect_hosts=hosts)
     if is_followed:
-        assert next_hop(one, first_hop(one), 302, location.encode()).number == 1
+        assert next_hop(probed, first_hop(probed), 302, location.encode()).number == 1
     else:
         with pytest.raises(NotFollowedError, match="which is not in redirect_hosts"):
-            next_hop(one, first_hop(one), 302, location.encode())
+            next_hop(probed, first_hop(probed), 302, location.encode())
 
 
 ORIGINS = [
@@ -401,10 +401,10 @@ ORIGINS = [
 @pytest.mark.parametrize(("url", "location", "is_same"), ORIGINS)
 def test_origin(url: str, location: str, is_same: bool) -> None:
     """An origin is scheme, host and port. The login of a Location is never used."""
-    one = target(url, headers=(("X-Key", SECRET),))
-    hop = next_hop(one, first_hop(one), 302, location.encode())
+    probed = target(url, headers=(("X-Key", SECRET),))
+    hop = next_hop(probed, first_hop(probed), 302, location.encode())
     assert (hop.same_origin, "@" in hop.url) == (is_same, False)
-    assert redirects.headers(one, hop) == ([("X-Key", SECRET)] if is_same else [])
+    assert redirects.headers(probed, hop) == ([("X-Key", SECRET)] if is_same else [])
     assert redirects.origin(f"http://user:{SECRET}@h:1/{SECRET}?{SECRET}") == "http://h:1"
 
 
@@ -453,14 +453,14 @@ def addresses(*hosts: str) -> list[tuple[Any, ...]]:
 def test_protected(address: str) -> None:
     """A redirect may not lead to such an address unless it is named. The URL itself may."""
     hop = Hop("http://named.example:80/x", "GET", 1, same_origin=False)
-    one = target(redirect_hosts=("named.example",))
+    probed = target(redirect_hosts=("named.example",))
     with pytest.raises(NotFollowedError, match="is link-local or of a metadata service"):
-        redirects.require_permitted(one, hop, addresses("10.0.0.1", address))
-    redirects.require_permitted(one, first_hop(one), addresses(address))
-    named = one._replace(redirect_hosts=("named.example", address.partition("%")[0]))
-    redirects.require_permitted(named, hop, addresses("10.0.0.1", address))
+        redirects.require_permitted(probed, hop, addresses("10.0.0.1", address))
+    redirects.require_permitted(probed, first_hop(probed), addresses(address))
+    permitted = probed._replace(redirect_hosts=("named.example", address.partition("%")[0]))
+    redirects.require_permitted(permitted, hop, addresses("10.0.0.1", address))
     host = f"[{address}]" if ":" in address else address
-    redirects.require_permitted(one._replace(url=f"http://{host}/"), hop, addresses(address))
+    redirects.require_permitted(probed._replace(url=f"http://{host}/"), hop, addresses(address))
 
 
 @pytest.mark.unit
@@ -477,9 +477,9 @@ def test_not_protected(address: str) -> None:
 )
 def test_any_location(data: bytes, begin: bytes) -> None:
     """Any Location leads to a permitted host without a login, or is refused."""
-    one = target()
+    probed = target()
     try:
-        hop = next_hop(one, first_hop(one), 302, begin + data)
+        hop = next_hop(probed, first_hop(probed), 302, begin + data)
     except NotFollowedError as error:
         assert str(error)  # noqa: PT017 - both outcomes are right
     else:

@@ -48,8 +48,8 @@ def target(stub: Stub, deadline_s: float = DEADLINE_S) -> Target:
 def test_signs(stub: Stub, mode: str, sign: bool) -> None:
     """An answer, a refusal, a reset and a completed connection prove that packets come back."""
     stub.mode = mode
-    (seen,) = observe([target(stub, 0.5)])
-    assert seen.sign is sign
+    (observation,) = observe([target(stub, 0.5)])
+    assert observation.sign is sign
 
 
 def _no_route(_: int, __: Any) -> socket.socket:
@@ -61,13 +61,13 @@ def test_no_signs(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as silent, socket.socket() as filler:
         filler.connect(silent.getsockname())  # Linux drops connections to a full queue
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        (seen,) = observe([Target("a", url, "", (), deadline_s=0.3)])
-    assert (seen.reason_class, seen.sign) == ("timeout", False)
-    (seen,) = observe([Target("a", "http://name.invalid", "", (), deadline_s=20)])
-    assert (seen.reason_class, seen.sign) == ("name", False)
+        (observation,) = observe([Target("a", url, "", (), deadline_s=0.3)])
+    assert (observation.reason_class, observation.sign) == ("timeout", False)
+    (observation,) = observe([Target("a", "http://name.invalid", "", (), deadline_s=20)])
+    assert (observation.reason_class, observation.sign) == ("name", False)
     monkeypatch.setattr(exchange, "_begin", _no_route)
-    (seen,) = observe([Target("a", "http://127.0.0.1:9", "", ())])
-    assert (seen.reason_class, seen.sign) == ("unreachable", False)
+    (observation,) = observe([Target("a", "http://127.0.0.1:9", "", ())])
+    assert (observation.reason_class, observation.sign) == ("unreachable", False)
 
 
 def test_a_refusal_at_once_is_a_sign(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,8 +77,8 @@ def test_a_refusal_at_once_is_a_sign(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(111, "Connection refused")
 
     monkeypatch.setattr(exchange, "_begin", refuse)
-    (seen,) = observe([Target("a", "http://127.0.0.1:9", "", ())])
-    assert (seen.reason_class, seen.sign) == ("refused", True)
+    (observation,) = observe([Target("a", "http://127.0.0.1:9", "", ())])
+    assert (observation.reason_class, observation.sign) == ("refused", True)
 
 
 def test_a_sign_of_an_earlier_probe_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,8 +87,8 @@ def test_a_sign_of_an_earlier_probe_counts(monkeypatch: pytest.MonkeyPatch) -> N
     silent = Observation(service, 1.0, failure=Failure.NO_ANSWER, reason_class="timeout")
     rounds = iter([[silent._replace(sign=True)], [silent]])
     monkeypatch.setattr("ops_worker.adapters.http.observe", lambda *_, **__: next(rounds))
-    (seen,) = confirm([service], times=1, delay_s=0)
-    assert (seen.attempts, seen.sign) == (2, True)
+    (observation,) = confirm([service], times=1, delay_s=0)
+    assert (observation.attempts, observation.sign) == (2, True)
 
 
 def test_answers_that_wait_count(stub: Stub, other: Stub) -> None:
@@ -103,11 +103,11 @@ def test_answers_that_wait_count(stub: Stub, other: Stub) -> None:
             time.sleep(STALL_S)
 
     try:
-        seen = observe([target(quick, 60), target(stub), target(other)], on_progress=stall)
+        observations = observe([target(quick, 60), target(stub), target(other)], on_progress=stall)
     finally:
         quick.close()
-    assert [one.http_status for one in seen] == [200, 200, None]
-    void = seen[2]
+    assert [observation.http_status for observation in observations] == [200, 200, None]
+    void = observations[2]
     assert (void.reason_class, void.sign) == ("timeout", True)
     assert void.stalled_s > STALL_S * 0.9
 
@@ -115,9 +115,9 @@ def test_answers_that_wait_count(stub: Stub, other: Stub) -> None:
 def test_no_stall(stub: Stub) -> None:
     """A service that hangs is no stall, because the process runs while it waits."""
     stub.mode = "hang"
-    (seen,) = observe([target(stub, 1.0)])
-    assert seen.reason_class == "timeout"
-    assert seen.stalled_s < 0.5
+    (observation,) = observe([target(stub, 1.0)])
+    assert observation.reason_class == "timeout"
+    assert observation.stalled_s < 0.5
 
 
 class TestStalls:
@@ -162,6 +162,6 @@ def test_a_stop_while_a_task_is_resumed(stub: Stub, monkeypatch: pytest.MonkeyPa
         time.sleep(STALL_S)
 
     monkeypatch.setattr(exchange, "_send", stopped)
-    (seen,) = observe([target(stub)])
-    assert (seen.reason_class, seen.sign) == ("timeout", True)
-    assert seen.stalled_s > STALL_S * 0.9
+    (observation,) = observe([target(stub)])
+    assert (observation.reason_class, observation.sign) == ("timeout", True)
+    assert observation.stalled_s > STALL_S * 0.9

@@ -76,13 +76,13 @@ def test_rows(store: Store, database: Database) -> None:
     insert(database, "system-health:", created="'-infinity'")
     insert(database, "system-healthy:x")
     insert(database, "system-health:other", tenant="t1")
-    found = read(store)
-    assert set(found) == {"open", "acknowledged", "closed", "ops_worker", ""}
-    assert found["open"].evidence == evidence
-    assert (found["open"].is_open, found["open"].closed_at) == (True, None)
-    assert (found["acknowledged"].is_open, found["acknowledged"].evidence) == (True, None)
-    assert not found["closed"].is_open
-    assert found[""].created_at == datetime.min.replace(tzinfo=UTC)
+    alerts = read(store)
+    assert set(alerts) == {"open", "acknowledged", "closed", "ops_worker", ""}
+    assert alerts["open"].evidence == evidence
+    assert (alerts["open"].is_open, alerts["open"].closed_at) == (True, None)
+    assert (alerts["acknowledged"].is_open, alerts["acknowledged"].evidence) == (True, None)
+    assert not alerts["closed"].is_open
+    assert alerts[""].created_at == datetime.min.replace(tzinfo=UTC)
 
 
 def test_period(store: Store, database: Database) -> None:

@@ -1,4 +1,4 @@
-"""What is said about a connection that fails: every row of the table, from a real server."""
+"""The remedies for failed connections: every row of the table, with a real server."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ TOO_MANY = "raise max_connections, or the limit of the role or database"
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[Postgres]:
-    """A server of its own: these tests change who may connect."""
+    """Yield a separate server, because these tests change who may connect."""
     with Postgres() as running:
         (running.data / "pg_hba.conf").write_text(ACCESS)
         with psycopg.connect(running.url(), autocommit=True) as connection:
@@ -91,7 +91,7 @@ def failure(url: str, *, loop_deadline_s: float = 0.0) -> OpsWorkerError:
     ],
 )
 def test_refused(guarded: Postgres, user: str, password: str, database: str, remedy: str) -> None:
-    """What the server refuses is answered by what helps, and never by "check that it runs"."""
+    """Each refusal has its own remedy, and never the remedy for an unreachable server."""
     url = guarded.url(database.replace(" ", "%20"), user, password)
     error = failure(url)
     assert error.remedy.find(remedy) >= 0, str(error)
@@ -100,7 +100,7 @@ def test_refused(guarded: Postgres, user: str, password: str, database: str, rem
 
 
 def test_no_database(guarded: Postgres) -> None:
-    """A database that does not exist is a fault of the settings; in a loop it is only a remedy."""
+    """A missing database is a fault of the settings. In a loop, it is an error with a remedy."""
     single = failure(guarded.url("gone"))
     assert isinstance(single, SettingsError)
     assert "the server has no database gone" in str(single)
@@ -110,7 +110,7 @@ def test_no_database(guarded: Postgres) -> None:
 
 
 def test_too_many(guarded: Postgres) -> None:
-    """A server without a free slot says so, not that it may be down."""
+    """The remedy for a server without a free connection is to raise a limit."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(psycopg.OperationalError):
             for _ in range(int(SETTINGS["max_connections"]) + 1):
@@ -119,9 +119,9 @@ def test_too_many(guarded: Postgres) -> None:
 
 
 def test_shutting_down() -> None:
-    """A server that starts or stops is waited for."""
+    """The remedy for a server that starts or stops is to wait."""
     with Postgres() as server, psycopg.connect(server.url()):
-        # It waits for the session that is open, and refuses all others.
+        # The server waits for the open session, and refuses all others.
         server.run("pg_ctl", "--pgdata", str(server.data), "--mode=smart", "--no-wait", "stop")
         error = failure(server.url())
         assert "the database system is shutting down" in str(error)
@@ -136,7 +136,7 @@ def test_shutting_down() -> None:
     ],
 )
 def test_unreachable(url: str, remedy: str) -> None:
-    """Without an answer of the server, whether it runs is the first question, or its name."""
+    """If the server does not answer, the remedy is to check that it runs, or its name."""
     assert failure(url).remedy.startswith(remedy)
 
 
@@ -152,12 +152,12 @@ def test_unreachable(url: str, remedy: str) -> None:
     ],
 )
 def test_messages_of_others(message: str, remedy: str) -> None:
-    """The messages of PgBouncer and of libpq; one in another language has the general remedy."""
+    """Messages of PgBouncer and libpq have remedies. Other messages have the general remedy."""
     assert connection_remedy(message, "d", "u").startswith(remedy)
 
 
 def test_resolver_of_older_psycopg() -> None:
-    """The oldest psycopg that is allowed, 3.2.2, shows the error of the resolver as it is."""
+    """The remedy matches the resolver's message in psycopg 3.2.2, the oldest allowed version."""
     remedy = connection_remedy("[Errno -2] Name or service not known", "d", "u")
     assert remedy.startswith("check PG_HOST or DATABASE_URL, and the name")
 
@@ -173,8 +173,8 @@ def test_patterns() -> None:
 
 @pytest.mark.parametrize("role", ["", "Ops Role"])
 def test_no_right_to_create(database: Database, role: str) -> None:
-    """Where neither the login nor PG_ROLE may create tables, the GRANT names schema and role."""
-    database.rows("REVOKE CREATE ON SCHEMA public FROM PUBLIC")  # as PostgreSQL 15 has it
+    """If neither the login nor PG_ROLE may create tables, the GRANT names schema and role."""
+    database.rows("REVOKE CREATE ON SCHEMA public FROM PUBLIC")  # as since PostgreSQL 15
     database.rows('CREATE ROLE "Ops Login" LOGIN PASSWORD \'x\'; CREATE ROLE "Ops Role"')
     database.rows('GRANT "Ops Role" TO "Ops Login"')
     grant = f'GRANT CREATE ON SCHEMA public TO "{role or "Ops Login"}"'
@@ -192,7 +192,7 @@ def test_no_right_to_create(database: Database, role: str) -> None:
 
 
 def test_reserved_words(database: Database) -> None:
-    """Printed statements quote each name that this server takes for a keyword."""
+    """Printed statements quote each name that is a reserved word of this server."""
     rows = database.rows("SELECT word FROM pg_get_keywords() WHERE catcode IN ('R', 'T')")
     words = {row["word"] for row in rows}
     assert {word for word in words if quoted(word) == word} == set()

@@ -157,7 +157,7 @@ def test_many_services(store: Store, database: Database, monkeypatch: pytest.Mon
 
 def stripped(runs: list[Run], spans: list[Span]) -> Any:
     """Return runs and spans without the numbers of the database."""
-    numbers = {run.id: place for place, run in enumerate(runs)}
+    numbers = {run.id: index for index, run in enumerate(runs)}
     return [run._replace(id=0) for run in runs], [
         span._replace(id=0, run=numbers[span.run], last_run=numbers[span.last_run or 0])
         for span in sorted(spans, key=lambda span: (span.first_at, span.service))
@@ -186,13 +186,13 @@ def test_more_samples_than_rows(
 @pytest.mark.parametrize(("gap_s", "runs"), [(62, 1), (90, 2)])
 def test_period_changes(store: Store, database: Database, gap_s: int, runs: int) -> None:
     """A small change of the period begins no new run."""
-    for hour, every in ((3, 60), (2, gap_s)):
+    for hour, period_s in ((3, 60), (2, gap_s)):
         database.rows(
             "INSERT INTO system_metrics (time, metric_name, service, value)"
             " SELECT now() - make_interval(hours => %s) + make_interval(secs => n * %s),"
             " 'healthy', 'ingest', 1 FROM generate_series(0, 30) AS n",
             hour,
-            every,
+            period_s,
         )
     database.rows(
         "INSERT INTO system_metrics (time, metric_name, service, value)"

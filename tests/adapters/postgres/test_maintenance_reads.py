@@ -28,9 +28,9 @@ INSERT = """INSERT INTO ops_worker_maintenance_window
     VALUES (%s, %s, %s, %s, %s, '', 'kim', %s, %s) RETURNING id"""
 
 
-def made(database: Database, numbers: random.Random, now: datetime) -> list[Window]:
+def insert_windows(database: Database, numbers: random.Random, now: datetime) -> list[Window]:
     """Insert random windows. Return them."""
-    found = []
+    inserted = []
     for _ in range(60):
         begins = now + timedelta(minutes=numbers.randint(-500_000, 50_000))
         ended_at = None
@@ -61,8 +61,8 @@ def made(database: Database, numbers: random.Random, now: datetime) -> list[Wind
             recurrence=parse_recurrence(text) if text else None,
             id=database.value(INSERT, *row),
         )
-        found.append(window)
-    return found
+        inserted.append(window)
+    return inserted
 
 
 def test_windows(database: Database) -> None:
@@ -71,10 +71,10 @@ def test_windows(database: Database) -> None:
     now = datetime(2026, 6, 1, tzinfo=UTC)
     with contextlib.closing(Store({"conninfo": database.url})) as store:
         store.create([WINDOW_TABLE])
-        everything = made(database, numbers, now)
+        everything = insert_windows(database, numbers, now)
 
         def check(transaction: Transaction) -> int:
-            lasting = 0
+            total = 0
             for _ in range(120):
                 since = now + timedelta(minutes=numbers.randint(-500_000, 50_000))
                 until = since + timedelta(minutes=numbers.choice([0, 0, 60, 100_000]))
@@ -83,10 +83,10 @@ def test_windows(database: Database) -> None:
                     for window in everything
                     for occurrence in occurrences(window, since, until)
                 ]
-                read = windows(transaction, since, until)
+                selected = windows(transaction, since, until)
                 assert expected == [
                     occurrence
-                    for window in read
+                    for window in selected
                     for occurrence in occurrences(window, since, until)
                 ]
                 rows = maintenances(transaction, since, until)
@@ -95,8 +95,8 @@ def test_windows(database: Database) -> None:
                 for row in rows:
                     assert row.ended_by in {None, "lee"}
                     assert row.covers("a")
-                lasting += len(expected)
-            return lasting
+                total += len(expected)
+            return total
 
         assert store.read(check, optional_tables=[WINDOW_TABLE]) > 1000
 
@@ -107,14 +107,14 @@ def test_open_windows(database: Database) -> None:
     with contextlib.closing(Store({"conninfo": database.url})) as store:
         store.create([WINDOW_TABLE])
         now = database.value("SELECT now()").astimezone(UTC)
-        everything = made(database, numbers, now)
+        everything = insert_windows(database, numbers, now)
 
         def read(transaction: Transaction) -> tuple[list[Window], datetime]:
             return open_windows(transaction), transaction.now
 
-        found, at = store.read(read, optional_tables=[WINDOW_TABLE])
+        open_now, at = store.read(read, optional_tables=[WINDOW_TABLE])
     coming = [window for window in everything if next_occurrence(window, at)]
-    assert [window for window in found if next_occurrence(window, at)] == coming
+    assert [window for window in open_now if next_occurrence(window, at)] == coming
     assert 0 < len(coming) < len(everything)
 
 

@@ -1,4 +1,4 @@
-"""What it costs to look for a pass that an installation never ran, beside a busy neighbour."""
+"""The cost of the search for a pass that never ran, beside a busy installation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ALL_ROWS = 1000
 
 
 def test_never_recorded(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not all rows of the neighbour are read to learn that a pass was never recorded."""
+    """The search for a pass that never ran does not read all rows of another installation."""
     database.rows(NEIGHBOUR)
     database.rows("ANALYZE system_metrics")
     monkeypatch.setattr("ops_worker.adapters.postgres.pass_writes.ALL_ROWS", ALL_ROWS)
@@ -45,12 +45,12 @@ def test_never_recorded(database: Database, monkeypatch: pytest.MonkeyPatch) -> 
         ).fetchone()
     assert [row[0] for row in rows] == ["health"]
     assert plan is not None
-    read = sum(
+    rows_read = sum(
         node["Actual Loops"] * node["Actual Rows"]
         for node in nodes(plan[0][0]["Plan"])
         if node.get("Relation Name") == "system_metrics"
     )
-    assert ALL_ROWS <= read < 2 * ALL_ROWS
+    assert ALL_ROWS <= rows_read < 2 * ALL_ROWS
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -61,7 +61,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def test_limits() -> None:
-    """A pass reads more rows of all than of its own installation; a command no fewer."""
+    """A pass reads more rows of all installations than of its own. A command reads as many."""
     now = datetime.now(UTC)
     watch = last_seen_parameters(now, WATCH_ROWS)
     assert watch["all_rows"] > watch["rows"] == WATCH_ROWS

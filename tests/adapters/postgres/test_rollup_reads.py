@@ -104,15 +104,15 @@ def steps(
     before = [s for s in samples if begun - timedelta(days=1) <= s[0] < begun][-2:]
     after = [s for s in samples if s[0] >= ended][:1]
     window = [*before, *(s for s in samples if begun <= s[0] < ended), *after]
-    kept = [
+    plausible = [
         sample
-        for place, sample in enumerate(window)
-        if not 0 < place < len(window) - 1
-        or not is_wrong(window[place - 1], sample, window[place + 1])
+        for index, sample in enumerate(window)
+        if not 0 < index < len(window) - 1
+        or not is_wrong(window[index - 1], sample, window[index + 1])
     ]
     return [
         (new[0], new[1] - (old[1] if new[1] >= old[1] else 0), (new[0] - old[0]).total_seconds())
-        for old, new in pairwise(kept)
+        for old, new in pairwise(plausible)
         if begun <= new[0] < ended
     ]
 
@@ -125,31 +125,31 @@ def is_wrong(before: Sample, sample: Sample, after: Sample) -> bool:
 
 
 def assert_exact(result: Read, rows: list[Row], since_s: float, number: int = 24) -> None:
-    """Compare every number with the one that Python computes from the samples."""
+    """Compare every number with the number that Python computes from the samples."""
     begins = edges(result.now, since_s, number)
     assert list(result.coverage.grid.begins) == begins
     parts = result.coverage.parts
     assert all(before.until <= after.since for before, after in pairwise(parts))
-    wanted = grouped(rows, result.now)
-    shown = {key: [s for s in samples if s[0] > begins[0]] for key, samples in wanted.items()}
-    shown = {key: samples for key, samples in shown.items() if samples}
+    expected = grouped(rows, result.now)
+    in_period = {key: [s for s in samples if s[0] > begins[0]] for key, samples in expected.items()}
+    in_period = {key: samples for key, samples in in_period.items() if samples}
     read_series = {key: s for key, s in result.series.items() if key[0] != "ops_worker"}
-    assert read_series.keys() == {key for key in shown if key[0] != "ops_worker"}
+    assert read_series.keys() == {key for key in in_period if key[0] != "ops_worker"}
     for key, item in read_series.items():
-        samples = shown[key]
+        samples = in_period[key]
         by_bucket: dict[int, list[float]] = {}
         for at, value in samples:
             by_bucket.setdefault(bucket_of(at, begins), []).append(value)
         assert item.buckets.keys() == by_bucket.keys(), key
-        for place, values in by_bucket.items():
-            bucket = item.buckets[place]
+        for index, values in by_bucket.items():
+            bucket = item.buckets[index]
             assert bucket.samples == len(values)
             assert bucket.peak == max(values)
-            assert near(bucket.mean, math.fsum(values) / len(values)), (key, place)
+            assert near(bucket.mean, math.fsum(values) / len(values)), (key, index)
         assert (item.last, item.latest) == samples[-1]
         assert item.counts is (key[:2] in COUNTERS)
         if item.counts:
-            assert_growth(item, wanted[key], result.coverage, begins)
+            assert_growth(item, expected[key], result.coverage, begins)
 
 
 def assert_growth(
@@ -161,10 +161,10 @@ def assert_growth(
         for at, increase, seconds in steps(samples, begun, ended):
             by_bucket.setdefault(bucket_of(at, begins), []).append((increase, seconds))
     total = [0.0, 0.0]
-    for place, values in by_bucket.items():
+    for index, values in by_bucket.items():
         increase, seconds = (math.fsum(column) for column in zip(*values, strict=True))
-        assert near(item.growth[place].increase, increase), (item.key, place)
-        assert near(item.growth[place].seconds, seconds), (item.key, place)
+        assert near(item.growth[index].increase, increase), (item.key, index)
+        assert near(item.growth[index].seconds, seconds), (item.key, index)
         total = [total[0] + increase, total[1] + seconds]
     assert item.growth.keys() == by_bucket.keys()
     assert item.rate_per_s is not None
@@ -176,9 +176,9 @@ def bucket_of(at: datetime, begins: list[datetime]) -> int:
     return sum(1 for begin in begins if begin <= at)
 
 
-def near(one: float, other: float) -> bool:
+def near(value: float, other: float) -> bool:
     """Return whether two numbers differ by rounding only."""
-    return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-6)
+    return math.isclose(value, other, rel_tol=1e-9, abs_tol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -193,9 +193,9 @@ def near(one: float, other: float) -> bool:
 def test_exact(rollup: Rollup, seed: int, since_s: float, number: int, level: str) -> None:
     """Numbers are exact with resets, gaps, NaN, infinities, NULLs, and series that end."""
     rows = random_samples(seed, hours=70)
-    gone = last_hour() - timedelta(hours=20)
-    rows = [row for row in rows if row.metric != "g" or row.time < gone]
-    rows = [row for row in rows if row.service != "b" or row.time > gone]
+    boundary = last_hour() - timedelta(hours=20)
+    rows = [row for row in rows if row.metric != "g" or row.time < boundary]
+    rows = [row for row in rows if row.service != "b" or row.time > boundary]
     rollup.insert(rows)
     rollup()
     result = read(rollup.database.url, since_s, number)
@@ -205,14 +205,14 @@ def test_exact(rollup: Rollup, seed: int, since_s: float, number: int, level: st
 
 
 def test_behind_and_stopped(rollup: Rollup) -> None:
-    """Times that are not rolled up, early or late in the period, are read from samples."""
+    """Times without a rollup, at the begin or the end of the period, are read from samples."""
     rows = random_samples(11, hours=70)
     rollup.insert(rows)
     rollup()
     full = read(rollup.database.url, 2.5 * DAY_S)
-    stopped = "DELETE FROM ops_worker_{} WHERE begun > now() - interval '30 hours'"
-    began = "DELETE FROM ops_worker_{} WHERE begun < now() - interval '50 hours'"
-    for statement in (stopped, began):
+    without_newest = "DELETE FROM ops_worker_{} WHERE begun > now() - interval '30 hours'"
+    without_oldest = "DELETE FROM ops_worker_{} WHERE begun < now() - interval '50 hours'"
+    for statement in (without_newest, without_oldest):
         for level in LEVELS:
             rollup.database.rows(statement.format(level))
         result = read(rollup.database.url, 2.5 * DAY_S)
@@ -249,7 +249,7 @@ def test_without_rollup(rollup: Rollup, state: str) -> None:
         assert list(begins) == edges(result.now, since_s, 24)
     for key, samples in grouped(rows, result.now).items():
         own = [s for s in samples if s[0] > begins[0]]
-        if own and key[0] and key[1] not in {"c", "n"}:  # without those that are two series
+        if own and key[0] and key[1] not in {"c", "n"}:  # without the names that are two series
             item = result.series[key]
             assert sum(bucket.samples for bucket in item.buckets.values()) == len(own)
             assert (item.first, item.last, item.latest) == (own[0][0], *own[-1])
@@ -269,10 +269,10 @@ def test_samples_removed(rollup: Rollup) -> None:
     assert after.levels == [HOUR, None]
     assert after.series.keys() <= before.series.keys()
     for key, item in after.series.items():
-        for place, bucket in item.buckets.items():
-            if place > 1:
-                assert bucket == before.series[key].buckets[place]
-                assert item.growth.get(place) == before.series[key].growth.get(place)
+        for index, bucket in item.buckets.items():
+            if index > 1:
+                assert bucket == before.series[key].buckets[index]
+                assert item.growth.get(index) == before.series[key].growth.get(index)
         assert item.latest == before.series[key].latest
         last = before.series[key].last
         is_kept = last > after.now - timedelta(days=1)
@@ -293,7 +293,7 @@ def test_late_samples(rollup: Rollup) -> None:
 
 
 def test_clock_set_back(rollup: Rollup) -> None:
-    """Hours, days and samples in the future do not count, and neither does the current hour."""
+    """Hours, days and samples in the future do not count. The current hour does not count."""
     rows = random_samples(15, hours=70)
     rollup.insert(rows)
     rollup()
@@ -318,10 +318,10 @@ def test_odd_rows(rollup: Rollup) -> None:
     rollup.insert(rows)
     rollup()
     odd = ("0, 9, 9, 9, 9", "9, 'NaN', 9, 9, 9", "9, 9, 9, 'inf', 9", "9, -1e200, 9, 9, 9")
-    for place, values in enumerate(odd):
+    for index, values in enumerate(odd):
         rollup.database.rows(
             "INSERT INTO ops_worker_hour (service, metric_name, tags, begun, samples, mean, least,"
-            f" most, latest) SELECT 'odd', 'x', '[{place}]', begun, {values}"
+            f" most, latest) SELECT 'odd', 'x', '[{index}]', begun, {values}"
             " FROM (SELECT max(begun) AS begun FROM ops_worker_hour) AS h"
         )
     assert_exact(read(rollup.database.url, 2.5 * DAY_S), rows, 2.5 * DAY_S)

@@ -58,15 +58,15 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 
-ONE = Pending(0.0, (Sample("a", "b", 1.0),))
+PENDING = Pending(0.0, (Sample("a", "b", 1.0),))
 
 
 @pytest.fixture
 def store(database: Database) -> Iterator[Store]:
     """Yield a store on the test's database."""
-    made = Store({"conninfo": database.url})
-    yield made
-    made.close()
+    opened = Store({"conninfo": database.url})
+    yield opened
+    opened.close()
 
 
 def verdict(name: str, *, healthy: bool, taken_at: float = 0.0) -> Verdict:
@@ -108,7 +108,7 @@ def test_every_query_is_prepared_and_used(database: Database) -> None:
             numbers: dict[str, int] = {}
             prepared = re.sub(
                 r"%\((\w+)\)s",
-                lambda found: f"${numbers.setdefault(found[1], len(numbers) + 1)}",
+                lambda match: f"${numbers.setdefault(match[1], len(numbers) + 1)}",
                 statement,
             )
             if not re.search(r"^(BEGIN|COMMIT|ROLLBACK)", prepared, re.MULTILINE):
@@ -129,7 +129,7 @@ def test_every_query_is_prepared_and_used(database: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "named"),
+    ("url", "names"),
     [
         # A user and a password without an @: libpq takes them for host and port.
         ("postgresql://iot:hush", "port"),
@@ -147,11 +147,11 @@ def test_every_query_is_prepared_and_used(database: Database) -> None:
         ),
     ],
 )
-def test_parameters_that_libpq_refuses(given: str, named: str) -> None:
+def test_parameters_that_libpq_refuses(url: str, names: str) -> None:
     """A value that libpq refuses is a fault of the settings. It is named and never shown."""
     with pytest.raises(SettingsError) as caught:
-        Store({"conninfo": given}).write(METRICS.transaction, lambda _: None)
-    assert str(caught.value).startswith(f"DATABASE_URL or PG_*: libpq refuses the value of {named}")
+        Store({"conninfo": url}).write(METRICS.transaction, lambda _: None)
+    assert str(caught.value).startswith(f"DATABASE_URL or PG_*: libpq refuses the value of {names}")
     assert "hush" not in str(caught.value)
 
 
@@ -250,8 +250,8 @@ STATES: list[tuple[str, type[OpsWorkerError], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("state", "kind", "said"), STATES, ids=[state for state, _, _ in STATES])
-def test_states(store: Store, state: str, kind: type[OpsWorkerError], said: str) -> None:
+@pytest.mark.parametrize(("state", "kind", "remedy"), STATES, ids=[state for state, _, _ in STATES])
+def test_states(store: Store, state: str, kind: type[OpsWorkerError], remedy: str) -> None:
     """The SQLSTATE decides about the error and its remedy: messages may be in any language."""
 
     def work(transaction: Transaction) -> None:
@@ -259,7 +259,7 @@ def test_states(store: Store, state: str, kind: type[OpsWorkerError], said: str)
             f"DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{state}'; END $$".encode()
         )
 
-    with pytest.raises(OpsWorkerError, match=re.escape(said)) as caught:
+    with pytest.raises(OpsWorkerError, match=re.escape(remedy)) as caught:
         store.write(METRICS.transaction, work)
     assert type(caught.value) is kind
 
@@ -276,7 +276,7 @@ def test_elsewhere(database: Database) -> None:
     store.close()
 
 
-ROOMLESS = {
+EXTREME_TIMES = {
     "infinity": LAST,
     "-infinity": FIRST,
     "294276-12-31 23:59:59.999999+00": LAST,
@@ -298,14 +298,15 @@ def test_any_time_is_read(store: Store, zone: str) -> None:
         execute = transaction.connection.execute
         execute("SELECT set_config('TimeZone', %s, true)", [zone])
         return [
-            execute("SELECT %s::timestamptz AS t", [text]).fetchall()[0]["t"] for text in ROOMLESS
+            execute("SELECT %s::timestamptz AS t", [text]).fetchall()[0]["t"]
+            for text in EXTREME_TIMES
         ]
 
-    assert store.write(METRICS.transaction, work) == list(ROOMLESS.values())
+    assert store.write(METRICS.transaction, work) == list(EXTREME_TIMES.values())
 
 
 def test_figures_of_odd_values(store: Store) -> None:
-    """A value that Python cannot hold costs its figure, an invalid row only that row."""
+    """A value that Python cannot hold invalidates its figure, an invalid row only that row."""
     date = Figure("x", "date", "SELECT 'infinity'::date AS value")
     rows = Figure(
         "x",
@@ -319,7 +320,7 @@ def test_figures_of_odd_values(store: Store) -> None:
     )
     assert readings is not None
     assert "date too large" in readings[0].problem and not readings[0].samples
-    assert [(one.service, one.value) for one in readings[1].samples] == [("a", 1.0)]
+    assert [(sample.service, sample.value) for sample in readings[1].samples] == [("a", 1.0)]
     assert [fault.split(" returns")[0] for fault in readings[1].faults] == [
         "row 2 (b)",
         "row 3 (c)",
@@ -371,7 +372,7 @@ INSIDE = {
 
 
 def test_settings_are_local(database: Database, dsn: str) -> None:
-    """All settings hold only for the transaction, whatever the role has set."""
+    """All settings hold only for the transaction, and override the settings of the role."""
     role = f"ALTER ROLE postgres IN DATABASE {urlsplit(database.url).path[1:]}"
     known = {
         name: database.value("SELECT current_setting(%s, true)", name)
@@ -383,7 +384,7 @@ def test_settings_are_local(database: Database, dsn: str) -> None:
                 elsewhere.execute(f"{role} SET {name} = '{value}'".encode())
     store = Store({"conninfo": database.url}, role="pulse_operator")
 
-    def shown(
+    def settings_of(
         connection: psycopg.Connection[dict[str, Any]], names: Iterable[str]
     ) -> dict[str, str]:
         return {
@@ -394,7 +395,7 @@ def test_settings_are_local(database: Database, dsn: str) -> None:
 
     def look(transaction: Transaction) -> tuple[dict[str, str], dict[str, str], list[Any]]:
         connection = transaction.connection
-        inside = shown(connection, INSIDE)
+        inside = settings_of(connection, INSIDE)
         zone = Figure(
             "x",
             "zone",
@@ -403,7 +404,11 @@ def test_settings_are_local(database: Database, dsn: str) -> None:
         readings = sql_metrics.read_figures(transaction, [zone], 0.0, math.inf)
         with transaction.best_effort("nothing"):
             connection.execute("SELECT 1")
-        return inside, shown(connection, INSIDE), [sample.value for sample in readings[0].samples]
+        return (
+            inside,
+            settings_of(connection, INSIDE),
+            [sample.value for sample in readings[0].samples],
+        )
 
     expected = {name: value for name, value in INSIDE.items() if known[name] is not None}
     inside, later, zone = store.write(METRICS.transaction, look) or ({}, {}, [])
@@ -416,7 +421,7 @@ def test_settings_are_local(database: Database, dsn: str) -> None:
         | always
         | {"role": "none"}
     )
-    assert shown(store._connection, outside) == outside | {"DateStyle": "German, DMY"}
+    assert settings_of(store._connection, outside) == outside | {"DateStyle": "German, DMY"}
     assert store._connection.prepare_threshold is None
     store.close()
     store.close()
@@ -439,17 +444,17 @@ def test_constant_number_of_statements(database: Database, monkeypatch: pytest.M
     for number in (3, 1000):
         for healthy in (False, True):
             counts.append(0)
-            kept = record(
+            recorded = record(
                 store, [verdict(f"s{number}-{n}", healthy=healthy) for n in range(number)]
             )
-            assert kept is not None
-            assert number == len(kept.closed if healthy else kept.opened)
+            assert recorded is not None
+            assert number == len(recorded.closed if healthy else recorded.opened)
     assert counts[:2] == counts[2:]
     store.close()
 
 
 def test_lock_is_not_waited_for(store: Store, database: Database) -> None:
-    """A store does not wait for a lock. Each pass has its own one, and a dry run needs none."""
+    """A store does not wait for a lock. Each pass has its own lock, and a dry run needs none."""
     other = Store({"conninfo": database.url})
 
     def inside(_: Transaction) -> list[Any]:
@@ -489,7 +494,7 @@ def test_old_snapshot_trap(store: Store, database: Database) -> None:
 
 
 def test_transitions_are_those_written(store: Store, database: Database) -> None:
-    """Alerts that somebody else opens or closes meanwhile are not reported as own changes."""
+    """Alerts that another client opens or closes meanwhile are not reported as own changes."""
     record(store, [verdict("a", healthy=False)])
 
     def keep(transaction: Transaction) -> Recorded:
@@ -509,9 +514,9 @@ def test_transitions_are_those_written(store: Store, database: Database) -> None
             plan(verdicts, before, Thresholds(), lambda _: transaction.now, transaction.now),
         )
 
-    kept = store.write(HEALTH.transaction, keep)
-    assert kept is not None
-    assert (kept.opened, kept.closed, len(kept.updates)) == ((), (), 2)
+    recorded = store.write(HEALTH.transaction, keep)
+    assert recorded is not None
+    assert (recorded.opened, recorded.closed, len(recorded.updates)) == ((), (), 2)
 
 
 def test_known_states_of_odd_rows(store: Store, database: Database) -> None:
@@ -522,14 +527,17 @@ def test_known_states_of_odd_rows(store: Store, database: Database) -> None:
         ('list', 'healthy', '[1]'),
         ('odd', 'healthy', '{"streak": "many", "since": "yesterday"}'),
         ('well', 'healthy', '{"streak": 3, "since": "2026-03-01T12:00:00+00:00"}')""")
-    found = store.write(
+    states = store.write(
         HEALTH.transaction,
         lambda transaction: pass_writes.known_states(
             transaction, ["old", "list", "odd", "well", "new"]
         ),
     )
-    assert found is not None
-    assert {name: (r.healthy, r.streak, r.since is not None) for name, r in found.items()} == {
+    assert states is not None
+    assert {
+        name: (state.healthy, state.streak, state.since is not None)
+        for name, state in states.items()
+    } == {
         "old": (False, 0, False),
         "list": (True, 0, False),
         "odd": (True, 0, False),
@@ -697,12 +705,12 @@ def test_rotated_password(database: Database, loop_deadline_s: float) -> None:
     store = Store(parameters(), changing=parameters, loop_deadline_s=loop_deadline_s)
     try:
         with contextlib.closing(store):
-            first = store.read(session)
+            first_pid = store.read(session)
             database.rows(f"ALTER ROLE {user} PASSWORD 'second'")
-            assert store.read(session) == first
+            assert store.read(session) == first_pid
             passwords.append("second")
             store.close()
-            assert store.read(session) != first
+            assert store.read(session) != first_pid
     finally:
         database.rows(f"DROP ROLE {user}")
 
@@ -740,7 +748,7 @@ def test_connection_cut_at_every_piece(database: Database, verdict_word: str) ->
             address = re.sub(r":\d+/", f":{proxy.port}/", database.url)
             store = Store({"conninfo": address})
             try:
-                store.write(METRICS.transaction, lambda t: pass_writes.record_samples(t, [ONE]))
+                store.write(METRICS.transaction, lambda t: pass_writes.record_samples(t, [PENDING]))
                 outcomes.append("done")
                 assert database.samples() == {("a", "b"): 1.0}
             except DatabaseError:
@@ -750,7 +758,7 @@ def test_connection_cut_at_every_piece(database: Database, verdict_word: str) ->
         if cut not in reached:
             break
     assert "failed" in outcomes
-    assert outcomes[-4:] == ["done"] * 4, "from the first statement on, a retry makes it good"
+    assert outcomes[-4:] == ["done"] * 4, "from the first statement on, a retry succeeds"
 
 
 def test_commit_unknown(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -768,7 +776,7 @@ def test_commit_unknown(database: Database, monkeypatch: pytest.MonkeyPatch) -> 
     with Proxy(urlsplit(database.url).port or 5432, watch) as proxy:
         store = Store({"conninfo": re.sub(r":\d+/", f":{proxy.port}/", database.url)})
         with pytest.raises(CommitUnknownError, match="nothing was written again"):
-            store.write(METRICS.transaction, lambda t: pass_writes.record_samples(t, [ONE]))
+            store.write(METRICS.transaction, lambda t: pass_writes.record_samples(t, [PENDING]))
     assert database.samples() == {("a", "b"): 1.0}
 
 
@@ -786,7 +794,7 @@ def test_commit_settled_late(database: Database) -> None:
 
     with Proxy(urlsplit(database.url).port or 5432, watch) as proxy:
         store = Store({"conninfo": re.sub(r":\d+/", f":{proxy.port}/", database.url)})
-        store.write(METRICS.transaction, lambda t: pass_writes.record_samples(t, [ONE]))
+        store.write(METRICS.transaction, lambda t: pass_writes.record_samples(t, [PENDING]))
         store.close()
     assert len(cut) == 2
     assert database.samples() == {("a", "b"): 1.0}
@@ -794,11 +802,11 @@ def test_commit_settled_late(database: Database) -> None:
 
 def test_was_committed(store: Store, database: Database) -> None:
     """A transaction that a crash or a failover has lost was not committed."""
-    done = str(database.value("SELECT pg_current_xact_id()::text"))
-    asked = store.write(
-        METRICS.transaction, lambda t: [t.was_committed(xid) for xid in (done, "999999999999")]
+    committed = str(database.value("SELECT pg_current_xact_id()::text"))
+    answers = store.write(
+        METRICS.transaction, lambda t: [t.was_committed(xid) for xid in (committed, "999999999999")]
     )
-    assert asked == [True, False]
+    assert answers == [True, False]
 
 
 def test_deadlock_is_retried(store: Store, database: Database) -> None:
@@ -829,12 +837,12 @@ def test_deadlock_is_retried(store: Store, database: Database) -> None:
 
 
 def test_blocked_table(store: Store, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A locked table costs a limited wait, and the message names the lock."""
+    """The wait for a locked table is limited, and the message names the lock."""
     monkeypatch.setattr("ops_worker.adapters.postgres.specs.LOCK_TIMEOUT_MS", 100)
     with psycopg.connect(database.url) as other:
         other.execute("LOCK TABLE system_metrics")
         with pytest.raises(DatabaseError, match="lock"):
-            store.write(METRICS.transaction, lambda t: pass_writes.record_samples(t, [ONE]))
+            store.write(METRICS.transaction, lambda t: pass_writes.record_samples(t, [PENDING]))
 
 
 def test_create_by_several_at_once(empty: Database) -> None:
@@ -847,8 +855,8 @@ def test_create_by_several_at_once(empty: Database) -> None:
             return store.create(tables)
 
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(run, range(8)))
-    assert [sum(one[table] for one in made) for table in tables] == [1, 1, 1, 1]
+        results = list(pool.map(run, range(8)))
+    assert [sum(result[table] for result in results) for table in tables] == [1, 1, 1, 1]
 
 
 def test_standalone_is_enough(empty: Database) -> None:
@@ -859,11 +867,11 @@ def test_standalone_is_enough(empty: Database) -> None:
     owner.create(("tenants", "fleet_alert", "system_metrics", "service_health"))
     owner.close()
     store = Store({"conninfo": empty.as_user("ops_user")})
-    kept = record(store, [verdict("a", healthy=False)])
-    assert kept is not None and kept.opened == ("a",)
-    kept = record(store, [verdict("a", healthy=True)])
-    assert kept is not None and kept.closed == ("a",)
-    store.write(METRICS.transaction, lambda t: pass_writes.record_samples(t, [ONE]))
+    recorded = record(store, [verdict("a", healthy=False)])
+    assert recorded is not None and recorded.opened == ("a",)
+    recorded = record(store, [verdict("a", healthy=True)])
+    assert recorded is not None and recorded.closed == ("a",)
+    store.write(METRICS.transaction, lambda t: pass_writes.record_samples(t, [PENDING]))
     store.close()
     empty.rows("DROP OWNED BY ops_user")
     empty.rows("DROP ROLE ops_user")
@@ -959,19 +967,19 @@ def test_loop_deadline(database: Database) -> None:
     store = Store({"conninfo": database.url}, loop_deadline_s=1.0)
     with pytest.raises(DatabaseError):
         store.write(METRICS.transaction, lambda t: t.connection.execute("SELECT pg_sleep(600)"))
-    left = database.rows(
+    sessions = database.rows(
         "SELECT pg_terminate_backend(pid, 60000) AS ended FROM pg_stat_activity "
         "WHERE query = 'SELECT pg_sleep(600)'"
     )
-    assert left == [{"ended": True}], (
-        "the server had not done with it, and notices only later that nobody listens"
+    assert sessions == [{"ended": True}], (
+        "the server still ran the statement, because it notices a lost client only later"
     )
     assert store.write(METRICS.transaction, lambda _: "done") == "done"
     store.close()
-    away = Store({"host": "127.0.0.1", "port": 9, "password": "x"}, loop_deadline_s=1.0)
+    unreachable = Store({"host": "127.0.0.1", "port": 9, "password": "x"}, loop_deadline_s=1.0)
     for message in ("refused", "next attempt"):
         with pytest.raises(DatabaseError, match=message):
-            away.write(METRICS.transaction, lambda _: None)
+            unreachable.write(METRICS.transaction, lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -1022,8 +1030,8 @@ def test_indexes(database: Database) -> None:
     )
     assert "give it `every`" in online.note and "the table is small" in alerts.note
     assert database.value("SELECT to_regclass('ops_worker_device_state_stale')") is None
-    made, *_ = store.indexes(make=True)
-    assert made.statement == statement
+    created, *_ = store.indexes(make=True)
+    assert created.statement == statement
     database.rows("ANALYZE device_state")
     assert not any(proposal.statement for proposal in store.indexes())
     assert "ops_worker_device_state_stale holds few other rows" in next(iter(store.indexes())).note
@@ -1041,7 +1049,7 @@ def test_indexes(database: Database) -> None:
 
 
 def test_indexes_of_somebody_else(database: Database) -> None:
-    """A role that may not create an index gets an error that says so."""
+    """If the role may not create an index, the error has the message of the server."""
     many(database)
     database.rows("CREATE ROLE ops_reader LOGIN PASSWORD 'x'")
     store = Store({"conninfo": database.as_user("ops_reader")})
