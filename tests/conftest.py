@@ -33,7 +33,7 @@ from tests.postgres import Postgres, compress_chunks, load_platform, memory_fold
 from tests.stubs import Stubs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
 ZONE = "Asia/Kathmandu"
@@ -87,11 +87,53 @@ settings.register_profile(
 settings.load_profile("any machine")
 
 
+class Session:
+    """A connection that stays open between statements, because each new one costs the server 4 ms.
+
+    It is opened for the first statement. If the server ended it meanwhile, it is opened again.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: psycopg.Connection[dict[str, Any]] | None = None
+
+    def execute(self, query: str, parameters: Sequence[object]) -> list[dict[str, Any]]:
+        """Return the rows of a query; none for a statement that has none."""
+        if self._connection is not None:
+            try:
+                return _rows(self._connection, query, parameters)
+            except psycopg.OperationalError:
+                if not self._connection.broken:
+                    raise
+                self.close()
+        self._connection = psycopg.connect(
+            self._url, autocommit=True, row_factory=dict_row, prepare_threshold=None
+        )
+        return _rows(self._connection, query, parameters)
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _rows(
+    connection: psycopg.Connection[dict[str, Any]], query: str, parameters: Sequence[object]
+) -> list[dict[str, Any]]:
+    cursor = connection.execute(query, parameters or None)
+    return cursor.fetchall() if cursor.description else []
+
+
 class Database(NamedTuple):
-    """A database with the platform's tables and seed, as its superuser."""
+    """A database with the platform's tables and seed, as its superuser.
+
+    Without a session, every statement has a connection of its own.
+    """
 
     url: str
     is_hypertable: bool = False
+    session: Session | None = None
 
     @property
     def earliest(self) -> str:
@@ -100,9 +142,12 @@ class Database(NamedTuple):
 
     def rows(self, query: str, *parameters: object) -> list[dict[str, Any]]:
         """Return the rows of a query; none for a statement that has none."""
-        with psycopg.connect(self.url, autocommit=True, row_factory=dict_row) as connection:
-            cursor = connection.execute(query, parameters or None)
-            rows = cursor.fetchall() if cursor.description else []
+        session = self.session or Session(self.url)
+        try:
+            rows = session.execute(query, parameters)
+        finally:
+            if self.session is None:
+                session.close()
         if "INSERT INTO system_metrics" in query:
             self.compress()
         return rows
@@ -419,7 +464,8 @@ def copy_of(dsn: str, template: str, *, is_hypertable: bool = False) -> Iterator
     with psycopg.connect(dsn, autocommit=True) as connection:
         how = _copied_as_files(connection.info.server_version)
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {how}")
-        yield Database(_on(dsn, name), is_hypertable)
+        with contextlib.closing(Session(_on(dsn, name))) as session:
+            yield Database(_on(dsn, name), is_hypertable, session)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
