@@ -572,6 +572,7 @@ def _load_kubeconfig(config: Any, configuration: Any, named: str, context: str) 
         raise SettingsError(
             [f"no kubeconfig: file {file} does not exist; set KUBECONFIG or --kubeconfig"]
         )
+    file = _without_empty_files(file)
     merged = config.kube_config.KubeConfigMerger(file)
     # Of several files, the client takes the current context of the last one, kubectl of the first.
     name = context or _current_context([merged.config_files[path] for path in merged.paths])
@@ -584,6 +585,16 @@ def _load_kubeconfig(config: Any, configuration: Any, named: str, context: str) 
         config_file=file, context=name or None, client_configuration=configuration
     )
     return name, at(chosen, "context").get("namespace", "")
+
+
+def _without_empty_files(files: str) -> str:
+    """Return the list of kubeconfigs without the empty ones, which the client refuses.
+
+    kubectl ignores them. If all files are empty, return the list unchanged.
+    """
+    paths = files.split(os.pathsep)
+    filled = [path for path in paths if Path(path).is_file() and Path(path).read_bytes().strip()]
+    return os.pathsep.join(filled or paths)
 
 
 def _current_context(files: Sequence[Mapping[str, Any]]) -> str:

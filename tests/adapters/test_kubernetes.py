@@ -264,6 +264,12 @@ def test_kubeconfigs(
         last_error_line(capsys)
         == f"ops-worker cluster: --context other: {server.kubeconfig} has no such context"
     )
+    server.kubeconfig.write_text("\n")
+    assert main(["cluster"]) == 2
+    assert last_error_line(capsys) == (
+        "ops-worker cluster: the kubeconfig cannot be used: "
+        f"Invalid kube-config. {server.kubeconfig} file is empty"
+    )
     server.kubeconfig.write_text("{")
     assert main(["cluster"]) == 2
     assert last_error_line(capsys) == (
@@ -323,6 +329,8 @@ def _kubectl_context(paths: str) -> str:
         ("empty first second", "first"),
         ("missing second empty", "second"),
         ("second none", "second"),
+        ("blank first", "first"),
+        ("second blank", "second"),
     ],
 )
 def test_several_kubeconfigs(tmp_path: Path, names: str, expected: str) -> None:
@@ -330,6 +338,7 @@ def test_several_kubeconfigs(tmp_path: Path, names: str, expected: str) -> None:
     currents = {"first": "first", "second": "second", "none": None, "empty": ""}
     for name, current in currents.items():
         _kubeconfig(tmp_path / name, name, current)
+    (tmp_path / "blank").write_text("\n")
     paths = os.pathsep.join(str(tmp_path / name) for name in names.split())
     cluster = kubernetes.Cluster(kubeconfig=paths)
     assert cluster.label == f"http://{expected}.invalid (context {expected})"
