@@ -25,6 +25,7 @@ from ops_worker.adapters.postgres.specs import (
 )
 from ops_worker.adapters.postgres.sqlstate import (
     RECONNECT_PAUSE_S,
+    connection_message,
     connection_remedy,
     refused_parameters,
     translated,
@@ -45,7 +46,6 @@ from ops_worker.errors import (
     SettingsError,
 )
 from ops_worker.sql import migrations
-from ops_worker.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -598,7 +598,7 @@ class Store:
                     )
                     raise SettingsError([fault]) from None
                 self._pause()
-                message = one_line(str(error))
+                message = connection_message(error)
                 raise DatabaseError(
                     f"no connection to database {self._place} as {self._user}: {message}",
                     connection_remedy(message, self._database, self._user),

@@ -216,6 +216,11 @@ UNREACHABLE = "check that it runs, and DATABASE_URL or PG_HOST, PG_PORT, PG_DB, 
 """The remedy for a failed connection with an unknown message."""
 
 
+def connection_message(error: Error) -> str:
+    """Return the message of a failed connection on one line. Each line of libpq ends a sentence."""
+    return one_line(re.sub(r"(?<=[^\s.:;,?!])\s*\n", ". ", str(error).strip()))
+
+
 def connection_remedy(message: str, database: str, role: str) -> str:
     """Return the remedy for a failed connection of a role to a database."""
     for pattern, remedy in CONNECTION_REMEDIES:

@@ -13,6 +13,7 @@ from ops_worker.adapters.postgres import Store
 from ops_worker.adapters.postgres.sqlstate import (
     CONNECTION_REMEDIES,
     UNREACHABLE,
+    connection_message,
     connection_remedy,
 )
 from ops_worker.core.passes import METRICS
@@ -154,6 +155,16 @@ def test_unreachable(url: str, remedy: str) -> None:
 def test_messages_of_others(message: str, remedy: str) -> None:
     """Messages of PgBouncer and libpq have remedies. Other messages have the general remedy."""
     assert connection_remedy(message, "d", "u").startswith(remedy)
+
+
+def test_lines_of_libpq() -> None:
+    """Each line of a message is a sentence; a line with punctuation at its end stays as it is."""
+    error = psycopg.OperationalError(
+        "port 1 failed: Connection refused\n\tIs the server running?\nAll failures were:\n- host\n"
+    )
+    assert connection_message(error) == (
+        "port 1 failed: Connection refused. Is the server running? All failures were: - host"
+    )
 
 
 def test_resolver_of_older_psycopg() -> None:
