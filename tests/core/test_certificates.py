@@ -43,7 +43,7 @@ def test_end(end: datetime) -> None:
 
 
 def element(tag: int, content: bytes) -> bytes:
-    """Return an element of DER. From 128 bytes on, its length has a byte of its own before it."""
+    """Return an element of DER. A length of 128 or more has an additional byte before it."""
     size = (len(content).bit_length() + 7) // 8
     long_form = [0x80 + size, *len(content).to_bytes(size, "big")]
     length = [len(content)] if len(content) < 128 else long_form

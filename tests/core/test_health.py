@@ -164,12 +164,12 @@ def test_judge_by_the_catalogue(
 
     The reason names every condition and limit that is not met.
     """
-    found: dict[str, Any] = {
+    answer: dict[str, Any] = {
         "http_status": 200,
         "latency_ms": 3,
         "body": json.dumps(FULL).encode(),
     } | facts
-    verdict = judge(Observation(TARGET._replace(**wants), 0.0, **found))
+    verdict = judge(Observation(TARGET._replace(**wants), 0.0, **answer))
     assert (verdict.state, verdict.reason) == (state, reason)
 
 
@@ -220,8 +220,8 @@ def test_judge_a_connection(
 def test_reason_class_of_a_condition(condition: Condition, reason_class: str) -> None:
     """The reason class names the part of the answer. Another value has the same class."""
     target = TARGET._replace(conditions=(condition,), certificate_days=9, max_latency_ms=1)
-    seen = Observation(target, 0.0, 200, 3, b"{}", certificate_days_left=8)
-    assert judge(seen).reason_class == reason_class
+    observation = Observation(target, 0.0, 200, 3, b"{}", certificate_days_left=8)
+    assert judge(observation).reason_class == reason_class
 
 
 def test_certificate_with_another_status() -> None:
@@ -333,7 +333,7 @@ def after(before: KnownState, update: StateChange | None) -> KnownState:
 
 
 DECIDED = [
-    # what, healthy, before, thresholds, streak, opens, closes
+    # case, healthy, before, thresholds, streak, opens, closes
     ("first seen healthy", True, KnownState(), Thresholds(), 1, False, False),
     ("first seen down", False, KnownState(), Thresholds(), 1, True, False),
     (
@@ -398,10 +398,10 @@ DECIDED = [
 
 
 @pytest.mark.parametrize(
-    ("what", "healthy", "before", "thresholds", "streak", "opens", "closes"), DECIDED
+    ("case", "healthy", "before", "thresholds", "streak", "opens", "closes"), DECIDED
 )
 def test_decide(
-    what: str,
+    case: str,
     healthy: bool,
     before: KnownState,
     thresholds: Thresholds,
@@ -411,8 +411,8 @@ def test_decide(
 ) -> None:
     """Every case of the rule gives its streak, and opens or closes the alert."""
     update = decide(verdict_of(healthy), NOW + MINUTE, before, thresholds, NOW + MINUTE)
-    assert update is not None, what
-    assert (streak, opens, closes) == (update.streak, update.opens, update.closes), what
+    assert update is not None, case
+    assert (streak, opens, closes) == (update.streak, update.opens, update.closes), case
 
 
 @pytest.mark.parametrize(
@@ -456,7 +456,9 @@ def test_alert_machine(verdicts: list[bool], alert_after: int, resolve_after: in
         update = decide(verdict_of(healthy), at, before, thresholds, at)
         assert update is not None
         runs.append(healthy)
-        streak = next((n for n, was in enumerate(reversed(runs)) if was is not healthy), len(runs))
+        streak = next(
+            (n for n, earlier in enumerate(reversed(runs)) if earlier is not healthy), len(runs)
+        )
         assert streak == update.streak
         assert NOW + (number - streak + 1) * MINUTE == update.since
         assert update.opens == (not healthy and not before.alerted and streak >= alert_after)
@@ -537,8 +539,8 @@ def test_certificate_of_an_answer() -> None:
     """A certificate that ends soon makes a correct answer degraded, with a class of its own."""
     target = TARGET._replace(url="https://a", certificate_days=2)
     body = b'{"status": "healthy"}'
-    seen = Observation(target, 0.0, 200, 3, body=body, certificate_days_left=1)
-    verdict = judge(seen)
+    observation = Observation(target, 0.0, 200, 3, body=body, certificate_days_left=1)
+    verdict = judge(observation)
     assert (verdict.state, verdict.reason_class) == (State.DEGRADED, "certificate")
 
 

@@ -103,8 +103,8 @@ def test_kept_by_others(
     installation: str, age_s: float | None, period_s: float, is_kept: bool
 ) -> None:
     """Another installation keeps a row that it has written lately."""
-    kept = kept_by_others({"x": known(installation, age_s)}, "a", NOW, period_s)
-    assert kept == ({"x": installation} if is_kept else {})
+    owners = kept_by_others({"x": known(installation, age_s)}, "a", NOW, period_s)
+    assert owners == ({"x": installation} if is_kept else {})
 
 
 def test_kept_warnings() -> None:

@@ -28,8 +28,8 @@ def seen(begun: float, *states: str) -> Seen:
 def contents(sightings: Sightings) -> list[tuple[float, list[str], list[str]]]:
     """Return when the waiting passes began, with the states and the texts that they saw."""
     return [
-        (each.begun, [row[2] for row in each.services], [row[4] for row in each.services])
-        for _, each in sightings.waiting()
+        (entry.begun, [row[2] for row in entry.services], [row[4] for row in entry.services])
+        for _, entry in sightings.waiting()
     ]
 
 
@@ -128,7 +128,7 @@ def test_quicker_pass() -> None:
     sightings.add(pass_of(60, 0.1, 0.3, 0.2))
     sightings.add(pass_of(120, 0.5, 0.5, 0.5))
     sightings.add(pass_of(180, 2.0, 4.0, 2.5))
-    times = [[row[1] for row in each.services] for _, each in sightings.waiting()]
+    times = [[row[1] for row in entry.services] for _, entry in sightings.waiting()]
     assert times[0] == [1.0, 5.0, 3.0]
     assert times[1] == pytest.approx([0.1, 0.3, 0.2])
     assert times[2] == [0.5, 0.5, 0.5]
@@ -159,16 +159,16 @@ def packed(entry: Seen) -> bytes:
     return zlib.compress(json.dumps(rows).encode(), 1)
 
 
-def size(kept: list[tuple[Seen, bytes]]) -> int:
+def size(entries: list[tuple[Seen, bytes]]) -> int:
     """Return the bytes that entries use."""
-    return sum(ENTRY_BYTES + len(services) for _, services in kept)
+    return sum(ENTRY_BYTES + len(services) for _, services in entries)
 
 
-def drop_oldest(kept: list[tuple[Seen, bytes]]) -> None:
+def drop_oldest(entries: list[tuple[Seen, bytes]]) -> None:
     """Remove the oldest entry. If the next one has no services, it takes over those."""
-    _, services = kept.pop(0)
-    if kept and not kept[0][1]:
-        kept[0] = (kept[0][0], services)
+    _, services = entries.pop(0)
+    if entries and not entries[0][1]:
+        entries[0] = (entries[0][0], services)
 
 
 @pytest.mark.parametrize("number", range(20))
@@ -177,39 +177,43 @@ def test_bytes(number: int) -> None:
     chance = random.Random(number)
     limit = chance.choice([ENTRY_BYTES * 2 + 60, 1000, 1500])
     sightings = Sightings(limit_bytes=limit)
-    kept: list[tuple[Seen, bytes]] = []
+    entries: list[tuple[Seen, bytes]] = []
     numbers: list[int] = []
     is_complete = True
     for second in range(300):
         entry = seen(second, *chance.choice([("down",), ("healthy",), ("down", "degraded")]))
         states = [row[2:4] for row in entry.services]
         is_same = (
-            bool(kept) and not is_complete and states == [row[2:4] for row in kept[-1][0].services]
+            bool(entries)
+            and not is_complete
+            and states == [row[2:4] for row in entries[-1][0].services]
         )
         numbers.append(sightings.add(entry))
-        kept.append((entry, b"" if is_same else packed(entry)))
+        entries.append((entry, b"" if is_same else packed(entry)))
         is_complete = False
-        while len(kept) > 1 and size(kept) > limit:
-            drop_oldest(kept)
+        while len(entries) > 1 and size(entries) > limit:
+            drop_oldest(entries)
         if chance.random() < 0.2:
             sightings.withdraw(numbers.pop())
-            kept.pop()
+            entries.pop()
             is_complete = True
-        if chance.random() < 0.1 and len(kept) > 1:
-            sightings.discard(numbers[-len(kept)])
-            drop_oldest(kept)
-        assert [begun for begun, _, _ in contents(sightings)] == [each.begun for each, _ in kept]
+        if chance.random() < 0.1 and len(entries) > 1:
+            sightings.discard(numbers[-len(entries)])
+            drop_oldest(entries)
+        assert [begun for begun, _, _ in contents(sightings)] == [
+            entry.begun for entry, _ in entries
+        ]
 
 
 def test_exact_limit() -> None:
     """Entries that use exactly the limit are kept. One entry is always kept."""
     entries = [seen(0, "down"), seen(60, "healthy")]
     exact = sum(ENTRY_BYTES + len(packed(entry)) for entry in entries)
-    for limit, kept in ((exact, 2), (exact - 1, 1), (1, 1)):
+    for limit, count in ((exact, 2), (exact - 1, 1), (1, 1)):
         sightings = Sightings(limit_bytes=limit)
         for entry in entries:
             sightings.add(entry)
-        assert len(sightings) == kept
+        assert len(sightings) == count
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def test_owner() -> None:
     ],
 )
 def test_image_without_registry(image: str, is_local: bool, answer: str, rest: str) -> None:
-    """An image without a registry in its name was to be loaded: first, its name or tag is wrong."""
+    """If an image has no registry in its name, the hint first suspects its name or tag."""
     message = f'Failed to pull image "{image}": failed to do request: {answer}'
     hint = remedy("ImagePullBackOff", f'Back-off pulling image "{image}": {message}')
     assert hint.startswith("no image of this name and tag is on the node, or ") == is_local
