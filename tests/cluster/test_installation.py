@@ -1,4 +1,4 @@
-"""What `kubectl apply -f k8s/` gives, on a real API server, with real pods."""
+"""The result of `kubectl apply -f k8s/` on a real API server, with real pods."""
 
 from __future__ import annotations
 
@@ -175,14 +175,14 @@ def test_events(plain: Installation) -> None:
     """
     path = K8S / "variants" / "events" / "rendered.yaml"
     documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-    wanted = [
+    objects = [
         document
         for document in documents
         if document["kind"] in {"Role", "RoleBinding"}
         or document["metadata"]["name"] == "ops-worker-health"
     ]
-    wanted[-1]["spec"]["suspend"] = True
-    kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(wanted))
+    objects[-1]["spec"]["suspend"] = True
+    kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
     plain.stubs["ingest"].mode = "503"
     try:
         assert main(["trigger", "health", "--wait", "-n", NAMESPACE]) == 0
@@ -326,7 +326,7 @@ def test_repeated_probe(plain: Installation) -> None:
 
 
 def test_blind(plain: Installation) -> None:
-    """Without a resolver two passes are blind and change no service; the third one believes it."""
+    """Without a resolver, two passes are blind. The third one records unhealthy services."""
     assert plain.job("t-sighted", "health").condition == "Complete"
     env = {name: f"http://host-{n}.invalid:8080" for n, name in enumerate(plain.stubs.env)}
     states = []

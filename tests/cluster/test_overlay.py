@@ -1,4 +1,4 @@
-"""What docs/kubernetes.md describes: from the example overlay to a row, with its own commands."""
+"""The commands of docs/kubernetes.md, from the example overlay to a row."""
 
 from __future__ import annotations
 

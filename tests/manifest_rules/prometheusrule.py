@@ -100,8 +100,8 @@ def faults(content: dict[str, Any]) -> list[str]:
         rule = _PrometheusRule.model_validate(content)
     except ValidationError as error:
         return [
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']}"
-            for one in error.errors(include_url=False)
+            f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
+            for detail in error.errors(include_url=False)
         ]
     names = [group.name for group in rule.spec.groups]
     return [

@@ -103,8 +103,8 @@ def test_pod_template(kind: str, spec: dict[str, Any], path: str) -> None:
             return template
         return {key: filled(value) for key, value in node.items()}
 
-    found_path, found = pod_template(Document("x", {"kind": kind, "spec": filled(spec)}))
-    assert (".".join(found_path), found) == (path, template)
+    actual_path, actual = pod_template(Document("x", {"kind": kind, "spec": filled(spec)}))
+    assert (".".join(actual_path), actual) == (path, template)
 
 
 def test_pod_itself() -> None:
