@@ -129,7 +129,7 @@ def test_longest_of_equal_ones() -> None:
     assert total.longest.from_ == at(4)
 
 
-def found(ledger: Recorder, until: float) -> list[tuple[str, float, float, float, float]]:
+def outage_values(ledger: Recorder, until: float) -> list[tuple[str, float, float, float, float]]:
     """Return the outages of a service: worst state, begin, end, least and most length."""
     return [
         (
@@ -167,7 +167,7 @@ def test_worst_state(
 ) -> None:
     """An outage lasts until the service is seen healthy. Its length has bounds."""
     last = states[-1][0]
-    assert found(recorded(*states), last + 70) == expected
+    assert outage_values(recorded(*states), last + 70) == expected
 
 
 def test_reason() -> None:

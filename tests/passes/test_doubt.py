@@ -109,11 +109,11 @@ class Installation:
         """Run the next pass, one period after the last one."""
         self.moment += PERIOD_S
         moment = time.monotonic() if self.is_now else self.moment
-        seen = dict.fromkeys(SERVICES, kinds) if isinstance(kinds, str) else kinds
+        states = dict.fromkeys(SERVICES, kinds) if isinstance(kinds, str) else kinds
 
         def observe(targets: Sequence[Target]) -> list[Observation]:
             """Return the observations that the test sets."""
-            return [_observation(target, moment, seen[target.name]) for target in targets]
+            return [_observation(target, moment, states[target.name]) for target in targets]
 
         with contextlib.closing(Store({"conninfo": self.url})) as store:
             context = Context(

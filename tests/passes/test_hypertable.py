@@ -81,12 +81,12 @@ def test_size(rollup: Rollup, capsys: pytest.CaptureFixture[str]) -> None:
     rollup.database.rows("ANALYZE system_metrics")
     capsys.readouterr()
     main(["check", "--output", "json"])
-    found = {
+    findings = {
         item["subject"]: item["found"] for item in json.loads(capsys.readouterr().out)["findings"]
     }
-    said = found["growth of system_metrics"]
-    match = re.match(r"(\d+) rows, ([\d.]+) MiB; a hypertable", said)
-    assert match, said
+    line = findings["growth of system_metrics"]
+    match = re.match(r"(\d+) rows, ([\d.]+) MiB; a hypertable", line)
+    assert match, line
     count = rollup.database.value("SELECT count(*) FROM system_metrics")
     # TimescaleDB estimates the rows of a compressed chunk from the number of its batches.
     assert int(match[1]) == pytest.approx(count, rel=0.2)

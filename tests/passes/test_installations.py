@@ -54,7 +54,9 @@ class Installation:
         self.name = name
         self.database = database
         self.file = folder / f"{name}.toml"
-        entries = [f'[services.{one}]\nurl = "http://host-{one}:1"\n' for one in services]
+        entries = [
+            f'[services.{service}]\nurl = "http://host-{service}:1"\n' for service in services
+        ]
         self.file.write_text(NO_BUILTIN + "\n".join(entries))
         self.env = env
         self.variables = variables
@@ -239,11 +241,15 @@ def test_passes_in_any_order(first: Installation, second: Installation, database
 
     for _ in range(ROUNDS):
         states = {service: chance.choice(STATES) for service in "abxy"}
-        passes = [(one, name) for one in (first, second) for name in ("health", "metrics")]
+        passes = [
+            (installation, name)
+            for installation in (first, second)
+            for name in ("health", "metrics")
+        ]
         chance.shuffle(passes)
         always = [(first, "health"), (second, "health")]
         passes = [*dict.fromkeys([*passes[: chance.randint(2, 4)], *always])]
-        threads = [threading.Thread(target=run, args=(*one, states)) for one in passes]
+        threads = [threading.Thread(target=run, args=(*pass_, states)) for pass_ in passes]
         for thread in threads:
             thread.start()
             if chance.random() < 0.3:
@@ -259,7 +265,9 @@ def test_passes_in_any_order(first: Installation, second: Installation, database
         down = {f"system-health:{name}" for name, state in states.items() if state != UP}
         assert open_alerts(database) == down
         for name, owned in services.items():
-            keepers = {health[one]["details"].get("installation", "ops-worker") for one in owned}
+            keepers = {
+                health[service]["details"].get("installation", "ops-worker") for service in owned
+            }
             assert keepers == {name}
     assert problems == []
     assert passes_in_ledger(database) == sum(rounds.values())
@@ -511,12 +519,12 @@ class TestPrune:
         second("down")
         before = open_alerts(database)
         assert f"{OWN}#b" in before
-        for installation, kept in ((first, "xy"), (second, "ab")):
+        for installation, services in ((first, "xy"), (second, "ab")):
             installation.select()
             for arguments in (["--dry-run"], []):
                 assert main(["alerts", "prune", *arguments]) == 0
                 out = capsys.readouterr().out
-                for service in kept:
+                for service in services:
                     assert f"kept {service}: installation " in out
                 assert "0 services w" in out
         assert set(database.health()) == {*"abxy"}
@@ -691,8 +699,8 @@ class TestReaders:
             }
             assert of_series == expected
             for service, is_stale in expected.items():
-                shown = self.document(capsys, "explain", service)["status_shows"]
-                assert (shown == "stale") is is_stale
+                state = self.document(capsys, "explain", service)["status_shows"]
+                assert (state == "stale") is is_stale
         view = database.rows("SELECT service, status FROM service_health_current")
         assert {row["service"]: row["status"] == "stale" for row in view} == expected
 
