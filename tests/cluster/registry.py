@@ -44,7 +44,7 @@ class Registry:
         """Bind a free port."""
         self.requests: list[Request] = []
         self.login = ""
-        """The only login that is let in; empty lets in everybody."""
+        """The only login that is let in. If it is empty, everybody is."""
         self.refusal: tuple[int, str, str] | None = None
         """The status, code and message with which every request is refused."""
         self._released = threading.Event()

@@ -70,7 +70,7 @@ def rollout(deployment: str = SIDECAR) -> None:
 
 
 def run_pass(name: str, cronjob: str = "ops-worker-health") -> dict[str, Any]:
-    """Run a Job of a CronJob until it is complete; return its pod."""
+    """Run a Job of a CronJob until it is complete. Return its pod."""
     kubectl("-n", NAMESPACE, "create", "job", name, f"--from=cronjob/{cronjob}")
     wait = ("wait", "--for=condition=complete", "--timeout=110s", f"job/{name}")
     kubectl("-n", NAMESPACE, *wait)
@@ -85,7 +85,7 @@ def installations(overlay: Overlay) -> set[str]:
 
 
 def test_restart(overlay: Overlay) -> None:
-    """A CronJob's pod reads changed settings; a Deployment reads them after its restart."""
+    """A CronJob's pod reads changed settings. A Deployment reads them after its restart."""
     overlay.write(["sidecar"])
     overlay.apply()
     rollout()
@@ -150,7 +150,7 @@ def test_runbook(
 
 
 def test_changed_secret(overlay: Overlay) -> None:
-    """A CronJob's pod reads a changed Secret; a Deployment reads it after its restart."""
+    """A CronJob's pod reads a changed Secret. A Deployment reads it after its restart."""
     overlay.write(["sidecar"])
     overlay.apply()
     rollout()
@@ -226,7 +226,7 @@ def test_secret_files(overlay: Overlay) -> None:
 
 
 def test_priority(overlay: Overlay) -> None:
-    """On a full node a pass starts only with the component: another pod is evicted for it."""
+    """On a full node, a pass starts only with the component, which evicts another pod."""
     if kubectl("get", "priorityclass", "ops-worker", "--ignore-not-found"):
         pytest.skip("the cluster has a PriorityClass ops-worker: it is not the test's to change")
     node = fetch("nodes")["items"][0]["metadata"]["name"]

@@ -79,7 +79,7 @@ def test_evicted(installation: Installation) -> None:
     evicted: list[str] = []
 
     def running() -> str:
-        """Return the name of a pod that runs and was not evicted; empty if there is none."""
+        """Return the name of a pod that runs and was not evicted. It is empty if there is none."""
         for pod in pods_of(NAMESPACE, name):
             if pod["status"]["phase"] == "Running" and pod["metadata"]["name"] not in evicted:
                 return str(pod["metadata"]["name"])
@@ -130,7 +130,7 @@ SCHEDULED = "batch.kubernetes.io/cronjob-scheduled-timestamp"
 
 
 def test_upgrade_while_a_job_runs(installation: Installation) -> None:
-    """A running Job keeps the template that it began with; the next one has the new template."""
+    """A running Job keeps the template that it began with. The next one has the new template."""
     installation.stubs["evaluator"].mode = slow
     cronjob = yaml.safe_load((K8S / "40-cronjob-health.yaml").read_text(encoding="utf-8"))
     cronjob["spec"]["suspend"] = True

@@ -185,7 +185,7 @@ def test_sidecar(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_deadline(capsys: pytest.CaptureFixture[str]) -> None:
-    """After a success, a Job that its deadline ended is the last run; its exit code is unknown."""
+    """After a success, a Job that its deadline ended is the last run. Its exit code is unknown."""
 
     def quick(spec: dict[str, Any]) -> None:
         """Succeed at once."""
@@ -417,7 +417,7 @@ def test_shards(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_plain_sidecar(capsys: pytest.CaptureFixture[str]) -> None:
-    """A plain sidecar keeps the Job from completing; a native sidecar does not."""
+    """A plain sidecar keeps the Job from completing. A native sidecar does not."""
     images = fetch("nodes")["items"][0]["status"]["images"]
     names = [name for image in images for name in image.get("names") or ()]
     pause = [name for name in names if "pause" in name]

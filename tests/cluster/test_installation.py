@@ -93,7 +93,7 @@ def test_schedule(installation: Installation) -> None:
 def test_retry(
     installation: Installation, env: dict[str, str], exit_code: int, reason: str, pods: int
 ) -> None:
-    """A pass that failed with exit code 1 is retried once; 2 and 3 are not retried."""
+    """A pass that failed with exit code 1 is retried once. Codes 2 and 3 are not retried."""
     ended = installation.job(f"t-retry-{exit_code}", "metrics", env)
     assert (ended.condition, ended.reason, len(ended.pods)) == ("Failed", reason, pods)
     assert ended.message["exit_code"] == exit_code
@@ -234,7 +234,7 @@ def test_sidecar(plain: Installation) -> None:
 
 
 def test_sidecar_beside_cronjob(plain: Installation, capsys: pytest.CaptureFixture[str]) -> None:
-    """A CronJob of the same pass adds samples, and none is recorded twice; `cluster` warns."""
+    """A CronJob of the same pass adds samples, and none is recorded twice. `cluster` warns."""
     with running_sidecar():
         for number in range(2):
             assert plain.job(f"t-beside-{number}", "metrics").condition == "Complete"
@@ -307,7 +307,7 @@ def test_service_account(installation: Installation) -> None:
 
 
 def test_repeated_probe(plain: Installation) -> None:
-    """A probe without an answer is repeated once; the closing line gives the number of repeats."""
+    """A probe without an answer is repeated once. The closing line gives the number of repeats."""
     stub = plain.stubs["ingest"]
     first = [reset]
 

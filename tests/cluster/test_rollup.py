@@ -117,7 +117,7 @@ def test_rollup(plain: Installation) -> None:
 
 
 def test_again(plain: Installation, capsys: pytest.CaptureFixture[str]) -> None:
-    """A second run changes no row; late samples of an hour are added to it."""
+    """A second run changes no row. Late samples of an hour are added to it."""
     plain.database.rows(SAMPLES)
     run(["rollup"], capsys)
     before = hours(plain)
@@ -137,7 +137,7 @@ def test_again(plain: Installation, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_commands(plain: Installation, capsys: pytest.CaptureFixture[str]) -> None:
-    """`trigger rollup --wait` runs it and shows its line; `cluster` shows the CronJob."""
+    """`trigger rollup --wait` runs it and shows its line. `cluster` shows the CronJob."""
     plain.database.rows(SAMPLES)
     (line,) = run(["rollup"], capsys)
     assert line.startswith(f"rollup: {HOURS} hours and ")
@@ -150,7 +150,7 @@ def test_commands(plain: Installation, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_failed(plain: Installation, capsys: pytest.CaptureFixture[str]) -> None:
-    """A rollup without memory fails; both commands say why."""
+    """A rollup without memory fails. Both commands say why."""
     rollup = yaml.safe_load((K8S / "40-cronjob-rollup.yaml").read_text(encoding="utf-8"))
     job = rollup["spec"]["jobTemplate"]["spec"]
     job["backoffLimit"] = 0
@@ -172,7 +172,7 @@ def test_failed(plain: Installation, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_pod_deleted(plain: Installation, capsys: pytest.CaptureFixture[str]) -> None:
-    """A pod that is deleted in the middle keeps its hours; the Job's next pod continues."""
+    """A pod that is deleted in the middle keeps its hours. The Job's next pod continues."""
     plain.database.rows(SAMPLES)
     plain.database.rows(SLOW)
     try:

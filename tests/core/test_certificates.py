@@ -140,7 +140,7 @@ def test_damaged(place: int, byte: int, cut: bool) -> None:
     ],
 )
 def test_days(left: timedelta, days: int, words: str) -> None:
-    """Days are whole and rounded down, so that 13.9 of 14 days are too few."""
+    """Days are rounded down to whole days, so 13.9 days are fewer than 14."""
     assert days_left(NOW + left, NOW) == days
     assert end_in_words(days) == words
 

@@ -89,7 +89,7 @@ def test_broken(pointer: str, relation: str, value: object, reason: str) -> None
 
 
 def test_every_broken_condition() -> None:
-    """Each broken condition is returned, also after one that holds."""
+    """Each broken condition is returned, also after a condition that holds."""
     wants = [Condition("/s", "equals", text) for text in ("up", "ok", "fine")]
     broken = broken_conditions(Answer(DOCUMENT), wants)
     assert [condition for condition, _ in broken] == [wants[0], wants[2]]

@@ -264,7 +264,7 @@ def test_pending_for_another_reason() -> None:
 
 
 def test_newest_of_the_same_second() -> None:
-    """Of two pods that ended in the same second, the one that was created later counts."""
+    """If two pods ended in the same second, the pod that was created later counts."""
     pods = []
     for code, created in ((0, "2026-03-01T12:08:30Z"), (1, "2026-03-01T12:08:00Z")):
         pod = ended(code, f'{{"summary": "exit {code}"}}', "2026-03-01T12:09:00Z")

@@ -43,63 +43,75 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
 
-def seen(**facts: Any) -> Observation:
+def observed(**facts: Any) -> Observation:
     """Return an observation with these facts."""
     return Observation(TARGET, 0.0, **facts)
 
 
 JUDGED = [
     (
-        seen(http_status=200, latency_ms=3, body=b'{"counters": {"a": 1}}'),
+        observed(http_status=200, latency_ms=3, body=b'{"counters": {"a": 1}}'),
         State.HEALTHY,
         "",
         3,
         {"a": 1},
     ),
-    (seen(http_status=200, latency_ms=3, body=b'{"status": "critical"}'), State.HEALTHY, "", 3, {}),
-    (seen(http_status=200, latency_ms=3, body=b'{"counters": null}'), State.HEALTHY, "", 3, None),
-    (seen(http_status=200, latency_ms=3, body=b'{"counters": [1]}'), State.HEALTHY, "", 3, [1]),
     (
-        seen(http_status=200, latency_ms=3, body=b"[]"),
+        observed(http_status=200, latency_ms=3, body=b'{"status": "critical"}'),
+        State.HEALTHY,
+        "",
+        3,
+        {},
+    ),
+    (
+        observed(http_status=200, latency_ms=3, body=b'{"counters": null}'),
+        State.HEALTHY,
+        "",
+        3,
+        None,
+    ),
+    (observed(http_status=200, latency_ms=3, body=b'{"counters": [1]}'), State.HEALTHY, "", 3, [1]),
+    (
+        observed(http_status=200, latency_ms=3, body=b"[]"),
         State.UNKNOWN,
         "not a JSON object but an array",
         None,
         None,
     ),
     (
-        seen(http_status=200, latency_ms=3, body=b""),
+        observed(http_status=200, latency_ms=3, body=b""),
         State.UNKNOWN,
         "the body is empty, not JSON (set json = false)",
         None,
         None,
     ),
-    (seen(http_status=503, latency_ms=3), State.DEGRADED, "http 503", 3, None),
+    (observed(http_status=503, latency_ms=3), State.DEGRADED, "http 503", 3, None),
     (
-        seen(http_status=400, latency_ms=3, error="speaks\nTLS"),
+        observed(http_status=400, latency_ms=3, error="speaks\nTLS"),
         State.DEGRADED,
         "http 400: speaks TLS",
         3,
         None,
     ),
-    (seen(http_status=302, latency_ms=3), State.DEGRADED, "http 302", 3, None),
-    (seen(http_status=204, latency_ms=3), State.DEGRADED, "http 204", 3, None),
+    (observed(http_status=302, latency_ms=3), State.DEGRADED, "http 302", 3, None),
+    (observed(http_status=204, latency_ms=3), State.DEGRADED, "http 204", 3, None),
     (
-        seen(failure=Failure.NO_CONNECTION, error="Connection refused"),
+        observed(failure=Failure.NO_CONNECTION, error="Connection refused"),
         State.DOWN,
         "Connection refused",
         None,
         None,
     ),
     (
-        seen(failure=Failure.NO_ANSWER, error="timeout after 5 s"),
+        observed(failure=Failure.NO_ANSWER, error="timeout after 5 s"),
         State.UNKNOWN,
         "timeout after 5 s",
         None,
         None,
     ),
-    (seen(failure=Failure.NO_ANSWER, error="a\nb"), State.UNKNOWN, "a b", None, None),
-    (seen(failure=Failure.NO_ANSWER, error=" \x00 "), State.UNKNOWN, "no answer", None, None),
-    (seen(failure=Failure.NO_CONNECTION), State.DOWN, "no connection", None, None),
+    (observed(failure=Failure.NO_ANSWER, error="a\nb"), State.UNKNOWN, "a b", None, None),
+    (observed(failure=Failure.NO_ANSWER, error=" \x00 "), State.UNKNOWN, "no answer", None, None),
+    (observed(failure=Failure.NO_CONNECTION), State.DOWN, "no connection", None, None),
 ]
 
 
@@ -279,8 +291,8 @@ def test_not_probed() -> None:
     Each reason is reported once.
     """
     answered, limited = (
-        seen(http_status=200, latency_ms=3, body=b"{}"),
-        seen(failure=Failure.NOT_PROBED, error="no\nfiles"),
+        observed(http_status=200, latency_ms=3, body=b"{}"),
+        observed(failure=Failure.NOT_PROBED, error="no\nfiles"),
     )
     assert [verdict.state for verdict in judge_all([limited, answered, limited])] == [State.HEALTHY]
     assert not_probed_reasons([answered], [TARGET]) == ()
@@ -309,7 +321,7 @@ def test_own_damping() -> None:
 @given(st.binary(), st.integers(100, 599))
 def test_judge_is_total(body: bytes, status: int) -> None:
     """Every answer has a verdict. Every verdict that is not healthy has a reason."""
-    verdict = judge(seen(http_status=status, latency_ms=1, body=body))
+    verdict = judge(observed(http_status=status, latency_ms=1, body=body))
     assert verdict.healthy == (verdict.reason == "")
 
 

@@ -214,7 +214,7 @@ def test_next_occurrence() -> None:
 
 
 def test_under_maintenance() -> None:
-    """Of several windows, the one that ends last counts, for each service and for all."""
+    """If several windows last, the latest end counts, for each service and for all services."""
     assert "a" not in under_maintenance([], NOW)
     longer = ONCE._replace(services=("b", "c"), duration=3 * HOUR)
     later = ONCE._replace(services=("d",), begins=NOW + HOUR)

@@ -132,7 +132,7 @@ def test_the_next_sight_is_not_hidden() -> None:
 
 
 def test_the_same_time() -> None:
-    """Of spans that end at the same time, the one that began later counts."""
+    """If two spans end at the same time, the span that began later counts."""
     shards = Shards()
     shards("0/1", 0, 1200, "healthy", is_open=False)
     shards("1/2", 600, 1200, "down")

@@ -115,7 +115,7 @@ def test_set_type(column: Column) -> None:
 
 
 def test_set_type_with_default() -> None:
-    """A default of the old type cannot be converted: it is dropped before, and set after."""
+    """A default cannot be converted. It is dropped before the change, and set after it."""
     assert set_type("things", STATUS) == (
         "ALTER TABLE things ALTER COLUMN status DROP DEFAULT, "
         "ALTER COLUMN status TYPE text USING status::text::text, "

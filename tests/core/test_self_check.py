@@ -163,7 +163,7 @@ def row_of(table: Table, **facts: object) -> dict[str, Any]:
 
 
 def table_finding(name: str, **facts: object) -> Finding:
-    """Return the line about one table with these facts; all others are as expected."""
+    """Return the line about one table with these facts. All others are as expected."""
     rows = [row_of(table, **(facts if table.name == name else {})) for table in TABLES]
     return {line.subject: line for line in of_tables(rows)}[f"table {name}"]
 

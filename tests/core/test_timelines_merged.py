@@ -284,7 +284,7 @@ def test_the_truth_lies_within_the_bounds(
     The finer stream has holes. At the end of a hole, the coarser stream may be behind.
     """
 
-    def seen(period_s: int, first: int) -> list[tuple[int, str]]:
+    def sights_of(period_s: int, first: int) -> list[tuple[int, str]]:
         """Return the sights that passes have of the true outages."""
         return [
             (moment, "down" if any(b <= moment < e for b, e in truth) else "healthy")
@@ -293,10 +293,10 @@ def test_the_truth_lies_within_the_bounds(
 
     finer = [
         (moment, state)
-        for moment, state in seen(20, 3)
+        for moment, state in sights_of(20, 3)
         if not any(begun <= moment < begun + length for begun, length in holes)
     ]
-    pieces = merged(timeline(20, *finer), timeline(60, *seen(60, 31)))
+    pieces = merged(timeline(20, *finer), timeline(60, *sights_of(60, 31)))
     down_pieces = [piece for piece in pieces if piece.state == "down"]
     for begun, ended in truth:
         around = [

@@ -274,16 +274,25 @@ def with_ledger(states: int = 24, **changes: Any) -> Status:
     return status.build(rows, {}, None, ledger=LEDGER, states=states)
 
 
-def test_past() -> None:
-    """States, availability and error budgets, computed by hand from the spans."""
-    document = with_ledger(states=12)
-    first, second, third = document.services
+def test_states_of_the_past() -> None:
+    """Each state of a bar is computed by hand from the spans."""
+    first, second, third = with_ledger(states=12).services
     assert first.states == ["healthy"] * 6 + ["degraded"] * 2 + ["healthy"] * 4
     assert second.states == ["healthy"] * 10 + ["down"] * 2
     assert third.states == ["unseen"] * 12
+
+
+def test_availability_of_the_past() -> None:
+    """Each availability is computed by hand from the spans."""
+    first, second, third = with_ledger(states=12).services
     assert first.availability is not None and first.availability.value == 50 / 60
     assert second.availability is not None and second.availability.value == 54 / 60
     assert third.availability is not None and third.availability.value is None
+
+
+def test_budgets_of_the_past() -> None:
+    """Each error budget is computed by hand from the spans."""
+    first, second, _ = with_ledger(states=12).services
     assert first.budget is not None and second.budget is not None
     assert first.budget.left_s == pytest.approx(8640 - 600)
     assert first.budget.left == pytest.approx(8040 / 8640)

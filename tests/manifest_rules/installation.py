@@ -80,7 +80,7 @@ def health_faults(*changes: tuple[str, object]) -> list[str]:
 
 
 def assert_fault(path: str, value: object, field: str, message: str) -> None:
-    """Break one field of the health CronJob; expect this fault, and no password in any fault."""
+    """Break one field of the health CronJob. Expect this fault, and no password in any fault."""
     name = value if path == "metadata.name" else "ops-worker-health"
     faults = faults_of(broken(HEALTH, path, value))
     assert f"{HEALTH}: CronJob/{name}: {field}: {message}" in faults

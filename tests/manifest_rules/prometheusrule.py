@@ -27,7 +27,7 @@ class _Closed(BaseModel):
 
 
 class _Severe(BaseModel):
-    """The labels of an alert. The severity is required; others are allowed."""
+    """The labels of an alert. The severity is required. Others are allowed."""
 
     model_config = ConfigDict(extra="allow", strict=True)
     __pydantic_extra__: dict[str, str]
@@ -35,7 +35,7 @@ class _Severe(BaseModel):
 
 
 class _Told(BaseModel):
-    """The annotations of an alert. Summary and description are required; others are allowed."""
+    """The annotations of an alert. Summary and description are required. Others are allowed."""
 
     model_config = ConfigDict(extra="allow", strict=True)
     __pydantic_extra__: dict[str, str]

@@ -715,7 +715,7 @@ def test_settings_of_a_config_map(name: str, value: str, message: str) -> None:
 
 
 def test_settings_of_several_places() -> None:
-    """A container that sets a variable itself has the fault; the others blame the ConfigMap."""
+    """A container that sets a variable itself has the fault. The others blame the ConfigMap."""
     own = broken(HEALTH, ENV, {"name": "CONFIRM_DELAY", "value": "soon"})
     message = "CONFIRM_DELAY is 'soon'; expected a number of seconds, 0 to 30"
     in_health = f"{SUBJECT}{CONTAINER}.env: {message}"

@@ -118,7 +118,7 @@ def test_rights_of_the_cluster() -> None:
 
 
 def test_records() -> None:
-    """The PrometheusRule has one record for each CronJob; a suspended one needs none."""
+    """The PrometheusRule has one record for each CronJob. A suspended one needs none."""
     assert faults_of(MONITORED) == []
     metrics = "40-cronjob-metrics.yaml"
     assert faults_of(without(metrics, MONITORED)) == [

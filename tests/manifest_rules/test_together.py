@@ -168,7 +168,7 @@ def test_alertmanager_outside() -> None:
 
 
 def test_network_ranges() -> None:
-    """A range of ports allows all of them; a rule without ports allows everything."""
+    """A range of ports allows all of them. A rule without ports allows everything."""
     wide = [
         {"ports": [{"protocol": protocol, "port": 1, "endPort": 9000}]}
         for protocol in ("TCP", "UDP")

@@ -143,7 +143,7 @@ def test_permanent(database: Database) -> None:
 
 @pytest.mark.parametrize("verdict_word", ["deaf", "drop"])
 def test_in_doubt(database: Database, monkeypatch: pytest.MonkeyPatch, verdict_word: str) -> None:
-    """After an unanswered COMMIT, the next pass checks it, so that samples are written once."""
+    """The next pass checks a COMMIT without an answer. Each sample is written once."""
     monkeypatch.setattr("ops_worker.adapters.postgres.connection.SETTLE_S", 0.0)
     database.create_ledger()
     backlog = Backlog(10)
@@ -313,13 +313,13 @@ def test_flush_ends_in_time() -> None:
 
 
 def test_refused_without_a_backlog() -> None:
-    """A single pass has no backlog, so that a refused sample is an error."""
+    """For a single pass, which has no backlog, a refused sample is an error."""
     with pytest.raises(SchemaError):
         metrics.run(scripted(None, SchemaError("no partition")))
 
 
 def test_in_doubt_without_a_backlog() -> None:
-    """A single pass has no backlog, so that a COMMIT without an answer is an error."""
+    """For a single pass, which has no backlog, a COMMIT without an answer is an error."""
     with pytest.raises(CommitUnknownError):
         metrics.run(scripted(None, CommitUnknownError("7")))
 

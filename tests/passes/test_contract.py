@@ -427,15 +427,15 @@ def test_eight_at_once(run: Passes, database: Database, stubs: Stubs) -> None:
             stubs["ingest"].mode = "down" if down else "ok"
             barrier = threading.Barrier(8)
 
-            def one(_: int, barrier: threading.Barrier = barrier) -> Outcome:
+            def run_health(_: int, barrier: threading.Barrier = barrier) -> Outcome:
                 barrier.wait()
                 return run("health")
 
-            outcomes = list(pool.map(one, range(8)))
+            outcomes = list(pool.map(run_health, range(8)))
             while not any(outcome.opened or outcome.closed for outcome in outcomes):
                 # On a busy machine, an observation may look older than the previous round's.
                 assert any("ingest" in outcome.superseded for outcome in outcomes)
-                outcomes = list(pool.map(one, range(8)))
+                outcomes = list(pool.map(run_health, range(8)))
             assert {outcome.result for outcome in outcomes} <= {Result.RECORDED, Result.SKIPPED}
             changed = [outcome for outcome in outcomes if outcome.opened or outcome.closed]
             assert [(outcome.opened, outcome.closed) for outcome in changed] == [
@@ -450,12 +450,20 @@ def test_eight_at_once(run: Passes, database: Database, stubs: Stubs) -> None:
     assert database.value(lasting) == 4
 
 
-def test_main(
-    run: Passes, database: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The command prints the outcome and returns the exit code."""
+@pytest.mark.usefixtures("run")
+def test_output(capsys: pytest.CaptureFixture[str]) -> None:
+    """A pass prints its outcome as the option demands."""
     assert cli.main(["health", "--output", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["result"] == "recorded"
+    assert cli.main(["health", "--fail-on-unhealthy", "--output", "table"]) == 0
+    assert "SERVICE" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("run")
+def test_main(database: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pass prints changes and warnings, and its exit code is that of the options."""
+    assert cli.main(["health"]) == 0
+    assert capsys.readouterr().out.startswith("health: 4 services, 4 healthy")
     stubs["ingest"].mode = "down"
     stubs["evaluator"].counters = {"rules_evaluated": "x"}
     assert cli.main(["health", "--fail-on-unhealthy"]) == 4
@@ -466,14 +474,23 @@ def test_main(
     assert '"action": "alert opened"' in captured.err
     assert cli.main(["metrics"]) == 0
     assert "evaluator.rules_evaluated not recorded" in capsys.readouterr().err
+    assert database.samples()
     stubs["ingest"].mode = "ok"
-    assert cli.main(["health", "--fail-on-unhealthy", "--output", "table"]) == 0
-    assert "SERVICE" in capsys.readouterr().out
+    assert cli.main(["health", "--fail-on-unhealthy"]) == 0
+
+
+def test_main_without_alerts(run: Passes, stubs: Stubs) -> None:
+    """Without system alerts, a health pass ends with 0, whatever the services answer."""
+    stubs["ingest"].mode = "down"
     run.env.setenv("SYSTEM_ALERT_ENABLED", "off")
     assert cli.main(["health", "--fail-on-unhealthy"]) == 0
+
+
+@pytest.mark.usefixtures("run")
+def test_init_db(capsys: pytest.CaptureFixture[str]) -> None:
+    """``init-db`` keeps a table that exists."""
     assert cli.main(["init-db"]) == 0
     assert "system_metrics: already there" in capsys.readouterr().out
-    assert database.samples()
 
 
 @pytest.mark.parametrize("name", ["health", "metrics"])
@@ -870,7 +887,7 @@ def test_watching_a_shard_that_is_out_of_sight(
 
 @pytest.mark.parametrize("is_recorded", [True, False])
 def test_watching_uses_an_index(database: Database, is_recorded: bool) -> None:
-    """A pass looks for its peers with an index: it reads a few rows of thousands."""
+    """A pass finds its peers with an index. It reads a few rows of thousands."""
     seed(database.url, 8)
     if not is_recorded:
         database.rows("DELETE FROM system_metrics WHERE tags ->> 'pass' = 'health'")

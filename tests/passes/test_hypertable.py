@@ -37,7 +37,7 @@ def rollup(hypertable: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 def test_compressed(rollup: Rollup) -> None:
-    """Hours and days of compressed samples are exact; no sample is removed."""
+    """Hours and days of compressed samples are exact. No sample is removed."""
     rows = history(1)
     rollup.insert(rows)
     assert rollup.database.value(CHUNKS) > 40
@@ -95,7 +95,7 @@ def test_size(rollup: Rollup, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_standalone(empty: Database, hypertable: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``init-db --standalone`` creates a hypertable with both policies; passes write to it."""
+    """``init-db --standalone`` creates a hypertable with both policies. Passes write to it."""
     assert hypertable.is_hypertable, "the server has TimescaleDB"
     empty.rows("CREATE EXTENSION timescaledb")
     monkeypatch.setenv("DATABASE_URL", empty.url)

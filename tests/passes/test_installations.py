@@ -771,13 +771,28 @@ class TestReaders:
         assert [alert["id"] for alert in document["alerts"]] == [row["id"]]
         assert document["rule"] == {"watched": "by installation b, not by this one"}
         assert self.document(capsys, "explain", "ops_worker#ops-worker")["state"] == "healthy"
+        assert main(["explain", "ops_worker#c"]) == 2
+        assert "ops_worker#c is not monitored" in capsys.readouterr().err
+
+    def test_act_on_the_own_alert_of_another_one(
+        self,
+        first: Installation,
+        second: Installation,
+        database: Database,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """A person can close the alert of another installation, but not begin a maintenance."""
+        first.both()
+        second.both()
+        moved(database, "metrics", "b")
+        assert second().opened == ("ops_worker#b",)
+        (row,) = database.alerts()
+        first.select()
         assert main(["alerts", "close", str(row["id"]), "--by", "ann"]) == 0
         capsys.readouterr()
         document = self.document(capsys, "explain", "ops_worker#b")
         assert document["alert"] == "no alert is open: installation b decides about it"
         assert [action["by"] for action in document["actions"]] == ["ann"]
-        assert main(["explain", "ops_worker#c"]) == 2
-        assert "ops_worker#c is not monitored" in capsys.readouterr().err
         for service in ("ops_worker#b", "ops_worker#c"):
             assert main(["maintenance", "start", "--service", service, "--for", "1h"]) == 2
             assert "maintenance of ops_worker holds back" in capsys.readouterr().err

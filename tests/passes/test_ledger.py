@@ -38,7 +38,7 @@ NAMES = {"healthy": "healthy", "down": "down", "timeout": "unknown", "http 503":
 
 @pytest.mark.parametrize("name", ["health", "metrics"])
 def test_rows(look: Looks, name: str) -> None:
-    """Spans are written when a state or its class changes; a run counts the passes."""
+    """Spans are written when a state or its class changes. A run counts the passes."""
     well = {"a": "healthy", "b": "healthy", "c": "healthy"}
     for second, changed in enumerate([{}, {"b": "down"}, {"b": "down"}, {"b": "http 503"}, {}]):
         look(60 * second, well | changed, name=name)

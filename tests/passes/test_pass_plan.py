@@ -349,7 +349,7 @@ def test_blind(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, name: str) -> None
 def test_a_skipped_pass_that_may_be_blind(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Without its count in the database, nobody knows whether a pass is blind: it says nothing."""
+    """A skipped pass has no count from the database, so its outcome does not say if it is blind."""
     monkeypatch.setenv("DOUBT_PASSES", "2")
     fleet.locked_after = 0
     outcome = fleet(name, SILENT)
