@@ -192,14 +192,14 @@ S = "c.toml: services.a"
 F = "c.toml: figures.a.b"
 
 
-def service(rest: str) -> str:
+def service(keys: str) -> str:
     """Return a service with one more key, as TOML."""
-    return f'[services.a]\nurl = "http://a"\n{rest}\n'
+    return f'[services.a]\nurl = "http://a"\n{keys}\n'
 
 
-def figure(rest: str) -> str:
+def figure(keys: str) -> str:
     """Return a figure with one more key, as TOML."""
-    return f'[figures.a.b]\nsql = "SELECT 1 AS value"\n{rest}\n'
+    return f'[figures.a.b]\nsql = "SELECT 1 AS value"\n{keys}\n'
 
 
 BAD = [

@@ -60,14 +60,14 @@ def test_every_key_of_a_probe_is_there() -> None:
 
 def test_numbers() -> None:
     """The number of endpoints in the text equals the number of rows in their table."""
-    rest = [endpoint for endpoint in ENDPOINTS if endpoint.entry is None]
+    unsupported = [endpoint for endpoint in ENDPOINTS if endpoint.entry is None]
     for kind, asks in (("push", "push"), ("DNS record", "dns")):
-        of_kind = [endpoint for endpoint in rest if endpoint.asks.startswith(asks)]
+        of_kind = [endpoint for endpoint in unsupported if endpoint.asks.startswith(asks)]
         number = sum(endpoint.number for endpoint in of_kind)
         row = f"| {number} | {kind} | {len({endpoint.source for endpoint in of_kind})} |"
         assert row in section("What stays out")
     every = sum(endpoint.number for endpoint in ENDPOINTS)
-    left_out = sum(endpoint.number for endpoint in rest)
+    left_out = sum(endpoint.number for endpoint in unsupported)
     assert f"have {every} endpoints. {every - left_out - 1} of them are" in PAGE
     assert left_out == 10 and "These are the other ten:" in PAGE
 

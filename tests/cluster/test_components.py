@@ -157,8 +157,8 @@ def test_changed_secret(overlay: Overlay) -> None:
     change = page_commands("kubernetes.md", "To change the Secret", "The commands of")[0]
     overlay.database.rows("ALTER ROLE ops_worker PASSWORD 'rotated'")
     try:
-        printed = overlay.run(f"({change.replace('PG_PASS=...', 'PG_PASS=rotated')}) 2>&1")
-        assert "missing the" in printed and "annotation" in printed
+        output = overlay.run(f"({change.replace('PG_PASS=...', 'PG_PASS=rotated')}) 2>&1")
+        assert "missing the" in output and "annotation" in output
         run_pass("after-rotation")
         overlay.database.rows(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'ops_worker'"

@@ -195,14 +195,14 @@ def test_events(plain: Installation) -> None:
     kubectl("-n", NAMESPACE, "delete", "rolebinding,role", "ops-worker-events")
 
 
-def variant(name: str, kind: str, which: str) -> dict[str, Any]:
+def variant(name: str, kind: str, object_name: str) -> dict[str, Any]:
     """Return one object of a variant."""
     path = K8S / "variants" / name / "rendered.yaml"
     documents = yaml.safe_load_all(path.read_text(encoding="utf-8"))
     document: dict[str, Any] = next(
         document
         for document in documents
-        if (document["kind"], document["metadata"]["name"]) == (kind, which)
+        if (document["kind"], document["metadata"]["name"]) == (kind, object_name)
     )
     return document
 

@@ -93,8 +93,8 @@ def test_changed_in_the_cluster(overlay: Overlay) -> None:
     assert overlay.run(diff) == ""
     patch = json.dumps({"data": {"PG_DB": "changed"}})
     kubectl("-n", NAMESPACE, "patch", "configmap", "ops-worker", "-p", patch)
-    shown = overlay.run(f"{diff} || test $? = 1")
-    assert "-  PG_DB: changed" in shown and "+  PG_DB: shop" in shown
+    output = overlay.run(f"{diff} || test $? = 1")
+    assert "-  PG_DB: changed" in output and "+  PG_DB: shop" in output
     overlay.apply()
     assert fetch("configmap", "ops-worker", "-n", NAMESPACE)["data"]["PG_DB"] == "shop"
 

@@ -79,8 +79,8 @@ def run(names: Sequence[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
     lines = []
     for name in names:
         assert main(["trigger", name, "--wait", "-n", NAMESPACE]) == 0
-        printed = capsys.readouterr().out.splitlines()
-        lines += [line for line in printed if line.startswith(f"{name}: ")]
+        lines_of_log = capsys.readouterr().out.splitlines()
+        lines += [line for line in lines_of_log if line.startswith(f"{name}: ")]
     return lines
 
 

@@ -127,7 +127,7 @@ def test_damaged(place: int, byte: int, cut: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("left", "days", "words"),
+    ("remaining", "days", "words"),
     [
         (14 * DAY, 14, "expires in 14 days"),
         (14 * DAY - timedelta(seconds=1), 13, "expires in 13 days"),
@@ -139,9 +139,9 @@ def test_damaged(place: int, byte: int, cut: bool) -> None:
         (-3 * DAY, -3, "expired 2 days ago"),
     ],
 )
-def test_days(left: timedelta, days: int, words: str) -> None:
+def test_days(remaining: timedelta, days: int, words: str) -> None:
     """Days are rounded down to whole days, so 13.9 days are fewer than 14."""
-    assert days_left(NOW + left, NOW) == days
+    assert days_left(NOW + remaining, NOW) == days
     assert end_in_words(days) == words
 
 

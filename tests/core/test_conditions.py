@@ -254,7 +254,7 @@ LONG = "é" * 58
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
+    ("value", "text"),
     [
         (LONG, f'"{LONG}"'),
         (LONG + "é", f'"{LONG}…'),
@@ -265,12 +265,12 @@ LONG = "é" * 58
         (None, "null"),
     ],
 )
-def test_shown(value: Any, shown: str) -> None:
+def test_shown(value: Any, text: str) -> None:
     """A value is shown as JSON in at most 60 characters, non-ASCII ones included.
 
     The longest integers are not shown.
     """
-    assert wanted([Condition("/a", "equals", value)]) == [f"/a is {shown}"]
+    assert wanted([Condition("/a", "equals", value)]) == [f"/a is {text}"]
 
 
 @pytest.mark.parametrize("relation", ["matches", "not_matches"])

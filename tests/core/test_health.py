@@ -280,8 +280,8 @@ def test_evidence() -> None:
 
 def test_names_of_not_probed() -> None:
     """A service that was not probed is named."""
-    other = TARGET._replace(name="other")
-    assert not_probed([verdict_of(healthy=True)], [TARGET, other]) == ("other",)
+    unprobed = TARGET._replace(name="other")
+    assert not_probed([verdict_of(healthy=True)], [TARGET, unprobed]) == ("other",)
     assert not_probed([verdict_of(healthy=True)], [TARGET]) == ()
 
 

@@ -46,7 +46,7 @@ def utc(text: str) -> datetime:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected", "shown"),
+    ("text", "expected", "normal_text"),
     [
         ("Sunday 02:00", ((6,), 2, 0), "Sunday 02:00"),
         ("sun 2:00", ((6,), 2, 0), "Sunday 02:00"),
@@ -56,12 +56,12 @@ def utc(text: str) -> datetime:
         ("Mon,Tue,Wed,Thu,Fri,Sat,Sun 23:59", (tuple(range(7)), 23, 59), "day 23:59"),
     ],
 )
-def test_recurrence(text: str, expected: tuple[object, ...], shown: str) -> None:
+def test_recurrence(text: str, expected: tuple[object, ...], normal_text: str) -> None:
     """A recurrence has weekdays and a time. Reading its text gives the same recurrence."""
     recurrence = parse_recurrence(text)
     assert recurrence == expected
-    assert recurrence.text == shown
-    assert parse_recurrence(shown) == recurrence
+    assert recurrence.text == normal_text
+    assert parse_recurrence(normal_text) == recurrence
 
 
 @pytest.mark.parametrize(

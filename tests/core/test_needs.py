@@ -224,16 +224,18 @@ def reachable(needs: Needs, name: str) -> set[str]:
 
 
 @given(graphs(), HEALTH)
-def test_causes_by_definition(needs: dict[str, tuple[str, ...]], known: dict[str, bool]) -> None:
+def test_causes_by_definition(
+    needs: dict[str, tuple[str, ...]], health_of: dict[str, bool]
+) -> None:
     """A service is held back if and only if it and something that it needs are unhealthy."""
     expected = {}
     for name in NAMES:
-        bad = {needed for needed in reachable(needs, name) if known.get(needed) is False}
+        bad = {needed for needed in reachable(needs, name) if health_of.get(needed) is False}
         roots = {root for root in bad if not bad & reachable(needs, root)}
-        if known.get(name) is False and bad:
+        if health_of.get(name) is False and bad:
             assert roots
             expected[name] = tuple(sorted(roots))
-    assert causes_of(needs, known) == expected
+    assert causes_of(needs, health_of) == expected
     assert all_needed(needs, NAMES[:1]) == reachable(needs, NAMES[0])
 
 

@@ -61,7 +61,7 @@ def test_service_samples(counters: Any, expected: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("odd", "shown"),
+    ("odd", "words"),
     [
         ("12", "'12'"),
         (None, "null"),
@@ -72,23 +72,23 @@ def test_service_samples(counters: Any, expected: dict[str, float]) -> None:
         (float("inf"), "inf"),
     ],
 )
-def test_service_samples_bad_counter(odd: Any, shown: str) -> None:
+def test_service_samples_bad_counter(odd: Any, words: str) -> None:
     """A counter that is not a finite number is left out, with a warning.
 
     The other counters are recorded.
     """
     assert (
         {"sent": 4.0},
-        [f"delivery.depth not recorded: {shown} is not a finite number"],
+        [f"delivery.depth not recorded: {words} is not a finite number"],
     ) == recorded({"depth": odd, "sent": 4})
 
 
 @pytest.mark.parametrize(
-    ("odd", "shown"), [(None, "null"), ([1], "an array"), ("x", "'x'"), (5, "5")]
+    ("odd", "words"), [(None, "null"), ([1], "an array"), ("x", "'x'"), (5, "5")]
 )
-def test_service_samples_bad_counters(odd: Any, shown: str) -> None:
+def test_service_samples_bad_counters(odd: Any, words: str) -> None:
     """If the counters are not an object, there are none. The service is still healthy."""
-    assert ({}, [f"delivery: counters not recorded: {shown} is not a JSON object"]) == recorded(odd)
+    assert ({}, [f"delivery: counters not recorded: {words} is not a JSON object"]) == recorded(odd)
 
 
 def test_service_samples_unhealthy() -> None:

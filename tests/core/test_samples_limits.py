@@ -139,7 +139,7 @@ def test_same_series_in_a_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
+    ("value", "words"),
     [
         ("x" * 38, repr("x" * 38)),  # with its quotes 40 characters
         ("x" * 39, "'" + "x" * 36 + "..."),
@@ -148,12 +148,12 @@ def test_same_series_in_a_pass() -> None:
         ({"a": 1}, "an object"),
     ],
 )
-def test_shown(value: Any, shown: str) -> None:
+def test_shown(value: Any, words: str) -> None:
     """A value that is no number is shown in at most 40 characters."""
     target = TARGET._replace(counters=(Counter("jobs"),))
     _, warnings = service_samples(verdict({"jobs": value}, target))
     (warning,) = warnings
-    assert f": {shown} is " in warning
+    assert f": {words} is " in warning
 
 
 @pytest.mark.parametrize(

@@ -398,7 +398,7 @@ def test_missed_at_least_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "shown"),
+    ("share", "text"),
     [
         (1.0, "100 %"),
         (0.999_999, "99.99 %"),
@@ -407,10 +407,10 @@ def test_missed_at_least_nothing() -> None:
         (0.0, "0.00 %"),
     ],
 )
-def test_availability_is_rounded_down(share: float, shown: str) -> None:
+def test_availability_is_rounded_down(share: float, text: str) -> None:
     """Only a share of exactly 1 is shown as 100 %."""
     document = AvailabilityDocument(share, share, share, 1.0)
-    assert status._availability(document) == shown
+    assert status._availability(document) == text
 
 
 def test_availability_of_little_time() -> None:

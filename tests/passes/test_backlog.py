@@ -395,8 +395,8 @@ def test_flush(database: Database) -> None:
     backlog = Backlog(10)
     assert flush(AWAY, None) == flush(AWAY, backlog) == 0
     backlog.add(ONE)
-    with contextlib.closing(Store({"conninfo": database.url})) as other:
-        assert other.write(METRICS.transaction, lambda _: flush(database.url, backlog)) == 0
+    with contextlib.closing(Store({"conninfo": database.url})) as other_store:
+        assert other_store.write(METRICS.transaction, lambda _: flush(database.url, backlog)) == 0
     assert len(backlog) == 1
     assert flush(database.url, backlog) == 1
     assert len(backlog) == 0

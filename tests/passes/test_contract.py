@@ -402,12 +402,12 @@ def test_wrong_clock(run: Passes, database: Database) -> None:
 
 def test_two_hang(run: Passes, stubs: Stubs) -> None:
     """Two services that hang cost one deadline: both are probed before either is given up."""
-    asked, given_up = [], []
+    probed, given_up = [], []
 
     def hangs(stub: Stub, connection: socket.socket) -> None:
-        asked.append(stub.name)
+        probed.append(stub.name)
         hang(stub, connection)
-        given_up.append(len(asked))
+        given_up.append(len(probed))
 
     stubs["ingest"].mode = stubs["evaluator"].mode = hangs
     assert run("health").unhealthy == ("ingest", "evaluator")
@@ -752,8 +752,8 @@ def test_own_metrics_off(run: Passes, database: Database) -> None:
 
 def test_own_metrics_fail(run: Passes, database: Database) -> None:
     """The health pass is recorded without self-metrics if a lock or the table prevents them."""
-    with psycopg.connect(database.url) as other:
-        other.execute("LOCK TABLE system_metrics")
+    with psycopg.connect(database.url) as session:
+        session.execute("LOCK TABLE system_metrics")
         warning, watching = run("health").warnings  # while the lock is held
     assert (
         watching

@@ -155,20 +155,20 @@ class TestTheDefault:
 
     def test_locks(self, first: Installation) -> None:
         """The keys of the locks are the same as in every release."""
-        held: list[list[tuple[int, ...]]] = []
+        locks: list[list[tuple[int, ...]]] = []
         commit = Store._commit
 
         def look(store: Store, connection: Any, xid: str | None) -> None:
             """Read the advisory locks of the transaction before it ends."""
             rows = connection.execute(LOCKS).fetchall()
-            held.append(sorted(tuple(row.values()) for row in rows))
+            locks.append(sorted(tuple(row.values()) for row in rows))
             commit(store, connection, xid)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Store, "_commit", look)
             first()
             first(name="metrics")
-        assert held == [[(0x6F707377, 1)], [(0x6F707377, 2)]]
+        assert locks == [[(0x6F707377, 1)], [(0x6F707377, 2)]]
         assert lock_space("ops-worker") == LOCK_SPACE == 0x6F707377
         assert lock_space("b") not in {LOCK_SPACE, lock_space("c")}
         assert 0 <= lock_space("b") < 2**31

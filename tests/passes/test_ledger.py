@@ -137,8 +137,8 @@ def test_passes_wait_for_the_database(look: Looks, name: str) -> None:
 def test_skipped(look: Looks) -> None:
     """A pass that is skipped, because another process holds the lock, is not written later."""
     look(0, {"a": "healthy"})
-    with contextlib.closing(Store({"conninfo": look.database.url})) as other:
-        outcome = other.write(HEALTH.transaction, lambda _: look(60, {"a": "down"}))
+    with contextlib.closing(Store({"conninfo": look.database.url})) as other_store:
+        outcome = other_store.write(HEALTH.transaction, lambda _: look(60, {"a": "down"}))
     assert outcome is not None
     assert outcome.result is Result.SKIPPED
     look(120, {"a": "healthy"})

@@ -272,9 +272,9 @@ def _near(first: float, second: float) -> bool:
 def assert_exact(rollup: Rollup, rows: list[Row], levels: Iterable[str] = LEVELS) -> None:
     """Compare the tables of these levels with the samples."""
     for level in levels:
-        actual, wanted = rollup.rows(level), expected(rows, level)
-        assert actual.keys() == wanted.keys()
-        for key, row in wanted.items():
+        actual, expected_rows = rollup.rows(level), expected(rows, level)
+        assert actual.keys() == expected_rows.keys()
+        for key, row in expected_rows.items():
             for name, value in row.items():
                 computed = actual[key][name]
                 same = (
@@ -623,8 +623,8 @@ def test_another_process_takes_over(rollup: Rollup, monkeypatch: pytest.MonkeyPa
         outcome = rollup()
     assert outcome.rolled is not None
     assert (outcome.result, outcome.rolled.hours) == (Result.RECORDED, 1)
-    with psycopg.connect(rollup.database.url) as other:
-        other.execute("SELECT pg_advisory_xact_lock(%s, 3)", [0x6F707377])
+    with psycopg.connect(rollup.database.url) as session:
+        session.execute("SELECT pg_advisory_xact_lock(%s, 3)", [0x6F707377])
         assert rollup().result is Result.SKIPPED
 
 
@@ -686,9 +686,9 @@ def test_missing_tables(rollup: Rollup) -> None:
 def test_never_waited_for(rollup: Rollup) -> None:
     """While a slice is written, the other passes do not wait."""
     rollup()
-    with psycopg.connect(rollup.database.url) as other:
-        other.execute("SELECT pg_advisory_xact_lock(%s, 3)", [0x6F707377])
-        other.execute("LOCK TABLE ops_worker_hour, ops_worker_day IN EXCLUSIVE MODE")
+    with psycopg.connect(rollup.database.url) as session:
+        session.execute("SELECT pg_advisory_xact_lock(%s, 3)", [0x6F707377])
+        session.execute("LOCK TABLE ops_worker_hour, ops_worker_day IN EXCLUSIVE MODE")
         assert main(["health", "--output", "json"]) == main(["metrics"]) == 0
 
 
