@@ -26,7 +26,7 @@ class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class _Severe(BaseModel):
+class _Labels(BaseModel):
     """The labels of an alert. The severity is required. Others are allowed."""
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -34,7 +34,7 @@ class _Severe(BaseModel):
     severity: Literal["critical", "warning", "info"]
 
 
-class _Told(BaseModel):
+class _Annotations(BaseModel):
     """The annotations of an alert. Summary and description are required. Others are allowed."""
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -54,8 +54,8 @@ class _Alert(_Closed):
     expr: Words
     wait: Annotated[Duration, Field(alias="for")] = "0"
     keep_firing_for: Duration = "0"
-    labels: _Severe
-    annotations: _Told
+    labels: _Labels
+    annotations: _Annotations
 
 
 def _sort(rule: Any) -> str:
