@@ -172,18 +172,20 @@ class Drills:
         self.installation.states = dict.fromkeys(SERVICES, "healthy")
         self.complete()
         assert self.alertmanager.alerts() == {}
-        assert eventually(lambda: "firing" not in self.told().values()), f"{seed}: {self.told()}"
+        assert eventually(lambda: "firing" not in self.notified().values()), (
+            f"{seed}: {self.notified()}"
+        )
 
-    def told(self) -> dict[str, str]:
+    def notified(self) -> dict[str, str]:
         """Return the last notification of each service since the start of the Alertmanager."""
         heard = self.inbox.notifications()[self.before :]
         return {alert["labels"]["service"]: alert["status"] for alert in heard}
 
-    def is_told(self, firing: Collection[str]) -> bool:
+    def is_notified(self, firing: Collection[str]) -> bool:
         """Return whether the last notification of each of these services says that it fires."""
-        told = self.told()
+        notified = self.notified()
         silence = "nothing" if self.is_fresh else "firing"
-        return all(told.get(service, silence) == "firing" for service in firing)
+        return all(notified.get(service, silence) == "firing" for service in firing)
 
     def started(self, *, is_fresh: bool) -> None:
         """Record a start of the Alertmanager, and whether its disk is empty."""
@@ -200,7 +202,7 @@ class Drills:
         firing = self.alertmanager.alerts()
         began = self.installation.open()
         assert firing.keys() == began.keys()
-        assert eventually(lambda: self.is_told(firing))
+        assert eventually(lambda: self.is_notified(firing))
         for service, alert in firing.items():
             # If no post comes between a close and the next open, the Alertmanager sees one alert.
             assert datetime.fromisoformat(alert["startsAt"]) <= began[service]

@@ -128,12 +128,12 @@ def addressed(network: Network, folder: Path, *names: str) -> dict[str, str]:
 def document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     """Return the JSON document of a successful pass."""
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    content: dict[str, Any] = json.loads(done.stdout)
+    return content
 
 
 @pytest.mark.parametrize(
-    ("by_name", "gone", "because"),
+    ("by_name", "addresses", "because"),
     [
         (NAMES, (RESOLVER,), f"no name could be resolved: 4 of 4 (name server {RESOLVER})"),
         ((), (*MACHINES.values(), RESOLVER), "no packet came back from 4 hosts"),
@@ -146,16 +146,16 @@ def test_the_network_fails(
     worker: Worker,
     drill: Drill,
     by_name: tuple[str, ...],
-    gone: tuple[str, ...],
+    addresses: tuple[str, ...],
     because: str,
 ) -> None:
     """Two blind passes of each kind change nothing. The third one judges all services down."""
     env = worker.env | addressed(network, worker.folder, *by_name) | DOUBT
     for name in ("health", "metrics"):
-        seen = document(network.run(name, "--output", "json", env=env))
-        assert (seen["blind"], len(seen["services"])) == (False, 4), seen
+        outcome = document(network.run(name, "--output", "json", env=env))
+        assert (outcome["blind"], len(outcome["services"])) == (False, 4), outcome
     drill.keep()
-    network.vanish(*gone)
+    network.vanish(*addresses)
     for name in ("health", "metrics", "metrics"):
         assert document(network.run(name, "--output", "json", env=env))["blind"]
         drill.check(because)
@@ -164,14 +164,14 @@ def test_the_network_fails(
     assert done.stdout.startswith("health: blind, no service was judged: no ")
     drill.check(because)
     # If nothing answers at all, all alerts open after DOUBT_PASSES.
-    seen = document(network.run("health", "--output", "json", env=env))
-    assert sorted(seen["alerts"]["opened"]) == sorted(NAMES)
-    network.come_back(*gone)
-    seen = document(network.run("health", "--output", "json", env=env))
-    assert sorted(seen["alerts"]["closed"]) == sorted(NAMES)
+    outcome = document(network.run("health", "--output", "json", env=env))
+    assert sorted(outcome["alerts"]["opened"]) == sorted(NAMES)
+    network.come_back(*addresses)
+    outcome = document(network.run("health", "--output", "json", env=env))
+    assert sorted(outcome["alerts"]["closed"]) == sorted(NAMES)
     # The metrics pass was the last blind one.
-    seen = document(network.run("metrics", "--output", "json", env=env))
-    assert seen["alerts"]["closed"] == ["ops_worker"]
+    outcome = document(network.run("metrics", "--output", "json", env=env))
+    assert outcome["alerts"]["closed"] == ["ops_worker"]
     assert drill.open_alerts() == []
 
 
@@ -180,9 +180,9 @@ def test_some_names_fail(network: Network, worker: Worker) -> None:
     env = worker.env | addressed(network, worker.folder, "ingest", "evaluator") | DOUBT
     assert not document(network.run("health", "--output", "json", env=env))["blind"]
     network.vanish(RESOLVER)
-    seen = document(network.run("health", "--output", "json", env=env))
-    assert sorted(seen["alerts"]["opened"]) == ["evaluator", "ingest"]
-    assert seen["warnings"] == [
+    outcome = document(network.run("health", "--output", "json", env=env))
+    assert sorted(outcome["alerts"]["opened"]) == ["evaluator", "ingest"]
+    assert outcome["warnings"] == [
         "names could not be resolved, although other services gave a sign of life: "
         f"ingest, evaluator (name server {RESOLVER}): check the resolver and these names"
     ]
@@ -196,8 +196,8 @@ def test_a_machine_is_gone(
     env = worker.env | addressed(network, worker.folder) | {"DOUBT_PASSES": doubt_passes}
     assert not document(network.run("health", "--output", "json", env=env))["blind"]
     network.vanish(MACHINES["ingest"])
-    seen = document(network.run("health", "--output", "json", env=env))
-    assert seen["alerts"]["opened"] == ["ingest"]
+    outcome = document(network.run("health", "--output", "json", env=env))
+    assert outcome["alerts"]["opened"] == ["ingest"]
     assert drill.open_alerts() == ["ingest"]
 
 
@@ -212,8 +212,8 @@ def test_all_services_fail(
     assert worker("health", **env).returncode == 0
     for stub in hosts.values():
         stub.mode = mode
-    seen = document(worker("health", "--output", "json", **env))
-    assert sorted(seen["alerts"]["opened"]) == sorted(NAMES)
+    outcome = document(worker("health", "--output", "json", **env))
+    assert sorted(outcome["alerts"]["opened"]) == sorted(NAMES)
 
 
 class Hold:
@@ -269,10 +269,10 @@ def test_the_process_is_stopped(
         out, err = process.communicate(timeout=60)
     hold.go.set()
     assert process.returncode == 0, err
-    seen = json.loads(out)
-    assert seen["blind"] is not answers, (seen, err)
+    outcome = json.loads(out)
+    assert outcome["blind"] is not answers, (outcome, err)
     if answers:
-        assert [service["status"] for service in seen["services"]] == ["healthy"] * 4, seen
+        assert [service["status"] for service in outcome["services"]] == ["healthy"] * 4, outcome
         assert drill.open_alerts() == []
     else:
         drill.check("this process was not run for ")
@@ -310,8 +310,8 @@ def test_no_file_descriptor_is_left(
         if done.returncode == 0:
             break
     for _ in range(3):
-        seen = document(limited(limit))
-        assert seen["blind"] and len(seen["not_probed"]) == 4
+        outcome = document(limited(limit))
+        assert outcome["blind"] and len(outcome["not_probed"]) == 4
     drill.check("this process is out of file descriptors (too many open files): 4 of 4")
     assert document(worker("health", "--output", "json", **env))["alerts"]["closed"] == [
         "ops_worker"

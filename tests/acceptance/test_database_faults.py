@@ -46,8 +46,8 @@ def counters() -> Iterator[int]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             now = time.time_ns() // 1000
-            found = {f"counter_{number}": now * (number + 1) for number in range(COUNTERS)}
-            body = json.dumps({"counters": found}).encode()
+            values = {f"counter_{number}": now * (number + 1) for number in range(COUNTERS)}
+            body = json.dumps({"counters": values}).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -184,19 +184,21 @@ def test_demoted_and_promoted_elsewhere(looped: Worker, primary: Postgres) -> No
 
 def test_half_open_connection(looped: Worker, primary: Postgres) -> None:
     """The loop gives up a dead connection. The next one leads to the new server."""
-    with Postgres() as other, Switchboard(primary.port) as line:
-        load_platform(other.url())
+    with Postgres() as new_primary, Switchboard(primary.port) as line:
+        load_platform(new_primary.url())
         url = primary.url().replace(f":{primary.port}/", f":{line.port}/")
         with looped.start("metrics", "--every", "1", DATABASE_URL=url) as process:
             await_samples(process, Database(primary.url()), 2)
             line.silent.set()
             assert line.swallowed.wait(60), "a tick meets the dead line"
-            line.target = other.port
+            line.target = new_primary.port
             line.silent.clear()
-            await_samples(process, Database(other.url()), 3)
+            await_samples(process, Database(new_primary.url()), 3)
             ended(process)
-        both = [row for one in (primary, other) for row in Database(one.url()).rows(SLOTS)]
-        assert all(row["samples"] <= 1 for row in both)
+        rows = [
+            row for server in (primary, new_primary) for row in Database(server.url()).rows(SLOTS)
+        ]
+        assert all(row["samples"] <= 1 for row in rows)
 
 
 def test_primary_of_several_hosts(worker: Worker, primary: Postgres) -> None:

@@ -30,7 +30,7 @@ def listener() -> Iterator[Stub]:
     stub.close()
 
 
-def told(stub: Stub) -> list[str]:
+def paths(stub: Stub) -> list[str]:
     """Return the paths of the requests."""
     return [request.split()[1].decode() for request in stub.requests]
 
@@ -39,13 +39,13 @@ def test_start_and_result(worker: Worker, database: Database, listener: Stub) ->
     """A recorded pass sends start and success, a failed one start and fail, a dry run nothing."""
     url = f"{listener.url}/ping/s3cret"
     assert worker("health", "--dry-run", HEARTBEAT_URL=url).returncode == 0
-    assert told(listener) == []
+    assert paths(listener) == []
     assert worker("health", HEARTBEAT_URL=f"{url}/").returncode == 0
-    assert told(listener) == ["/ping/s3cret/start", "/ping/s3cret"]
+    assert paths(listener) == ["/ping/s3cret/start", "/ping/s3cret"]
     database.rows("DROP TABLE system_metrics CASCADE")
     done = worker("metrics", HEARTBEAT_URL=url)
     assert done.returncode == 3
-    assert told(listener)[2:] == ["/ping/s3cret/start", "/ping/s3cret/fail"]
+    assert paths(listener)[2:] == ["/ping/s3cret/start", "/ping/s3cret/fail"]
     assert "s3cret" not in done.stdout + done.stderr
 
 
@@ -55,7 +55,7 @@ def test_query(worker: Worker, listener: Stub) -> None:
         worker("health", HEARTBEAT_URL=f"{listener.url}/ping/s3cret/?create=1&a=/b\n").returncode
         == 0
     )
-    assert told(listener) == ["/ping/s3cret/start?create=1&a=/b", "/ping/s3cret?create=1&a=/b"]
+    assert paths(listener) == ["/ping/s3cret/start?create=1&a=/b", "/ping/s3cret?create=1&a=/b"]
 
 
 @pytest.mark.parametrize(
@@ -78,12 +78,12 @@ def test_failed_heartbeat(
     assert "s3cret" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("left_s", "told"), [(60.0, 2), (-1.0, 0)])
-def test_never_later_than_the_pass_may_be(listener: Stub, left_s: float, told: int) -> None:
+@pytest.mark.parametrize(("left_s", "count"), [(60.0, 2), (-1.0, 0)])
+def test_never_later_than_the_pass_may_be(listener: Stub, left_s: float, count: int) -> None:
     """A pass that is recorded late sends no heartbeat, so that it meets its deadline."""
     with heartbeat(listener.url, time.monotonic() + left_s):
         pass
-    assert len(listener.requests) == told
+    assert len(listener.requests) == count
 
 
 def test_ends_before_the_pass(

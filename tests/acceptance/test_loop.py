@@ -88,7 +88,7 @@ def free_port() -> str:
 
 
 def get(port: str, path: str) -> tuple[int, str]:
-    """Send a request to the sidecar; return status and body."""
+    """Send a request to the sidecar. Return status and body."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as answer:
             return answer.status, answer.read().decode()
@@ -101,10 +101,10 @@ def metric(port: str, name: str) -> float:
     """Return a metric of the sidecar, such as ``buffered_samples{loop="metrics"}``, or 0."""
     if not asked(port, "metrics"):
         return 0.0
-    found = re.search(
+    match = re.search(
         rf"^ops_worker_{re.escape(name)} (\S+)$", get(port, "metrics")[1], re.MULTILINE
     )
-    return float(found[1]) if found else 0.0
+    return float(match[1]) if match else 0.0
 
 
 def asked(port: str, path: str) -> int:
@@ -250,8 +250,8 @@ def test_hang_isolation(worker: Worker, database: Database) -> None:
     """A health loop that waits for a lock or a service does not delay the metrics loop."""
     worker("health")
     env = {"HEALTH_CHECK_INTERVAL": "5", "METRICS_COLLECTION_INTERVAL": "1", "SIDECAR_PORT": "0"}
-    with psycopg.connect(database.url) as other:
-        other.execute("LOCK TABLE service_health")
+    with psycopg.connect(database.url) as session:
+        session.execute("LOCK TABLE service_health")
         beside = """SELECT count(DISTINCT time) FROM system_metrics
                     WHERE metric_name = 'healthy' AND time > (
                         SELECT min(waitstart) FROM pg_locks
@@ -260,7 +260,7 @@ def test_hang_isolation(worker: Worker, database: Database) -> None:
         with worker.start("sidecar", **env) as process:
             # Wait for a sample that was taken while the health loop waits.
             until(lambda: database.value(beside))
-            other.rollback()
+            session.rollback()
             until(lambda: database.health()["ingest"]["details"]["streak"] > 1)
             _, err = ended(process)
     assert all("lock" in str(line["error"]) for line in logged(err, "pass failed"))
@@ -338,9 +338,9 @@ def test_dry_run(worker: Worker, own: tuple[Postgres, Database]) -> None:
         while "pass failed" not in process.stderr.readline():
             assert process.poll() is None
         server.start()
-        shown = 0
-        while shown < 6:  # some were printed before; at least one is from the new server
-            shown += "dry run" in process.stdout.readline()
+        dry_runs = 0
+        while dry_runs < 6:  # some were printed before; at least one is from the new server
+            dry_runs += "dry run" in process.stdout.readline()
             assert process.poll() is None
         ended(process)
     assert database.samples() == {}
@@ -375,12 +375,15 @@ def test_overlap(worker: Worker, database: Database, stubs: Stubs) -> None:
         for number in range(OVERLAPS // 2):
             stubs["ingest"].mode = "down" if number % 2 == 0 else "ok"
             passes = [worker.start("health") for _ in range(2)]
-            for one in passes:
-                _, err = one.communicate(timeout=30)
-                assert one.returncode == 0, err
+            for process in passes:
+                _, err = process.communicate(timeout=30)
+                assert process.returncode == 0, err
             state = "unhealthy" if number % 2 == 0 else "healthy"
-            seen = "SELECT count(*) FROM service_health WHERE service = 'ingest' AND status = %s"
-            until(partial(database.value, seen, state))  # the loop covers what both passes skipped
+            statement = (
+                "SELECT count(*) FROM service_health WHERE service = 'ingest' AND status = %s"
+            )
+            # The loop covers what both passes skipped.
+            until(partial(database.value, statement, state))
         _, err = ended(health)
         assert not logged(err, "pass failed")
         ended(metrics)
@@ -445,8 +448,8 @@ def test_signal_during_a_pass(worker: Worker, database: Database, stubs: Stubs) 
 
 def test_port_taken(worker: Worker) -> None:
     """A port that is taken ends with 2, and names the setting."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = worker("sidecar", SIDECAR_PORT=str(taken.getsockname()[1]))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        done = worker("sidecar", SIDECAR_PORT=str(listener.getsockname()[1]))
     assert done.returncode == 2
     assert "SIDECAR_PORT" in done.stderr
 

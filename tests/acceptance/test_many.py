@@ -57,21 +57,20 @@ def test_all_hang(worker: Worker, database: Database, tmp_path: Path) -> None:
         "the budget is kept: a pass that takes more than PASS_DEADLINE ends with 1"
     )
     document = json.loads(done.stdout)
-    asked = {one["service"] for one in document["services"]}
-    assert 32 <= len(asked) <= 32 * 9
-    assert {(one["state"], one["reason"]) for one in document["services"]} == {
+    probed = {row["service"] for row in document["services"]}
+    assert 32 <= len(probed) <= 32 * 9
+    assert {(row["state"], row["reason"]) for row in document["services"]} == {
         ("unknown", "timeout after 1 s")
     }
-    assert len(document["not_probed"]) == 1000 - len(asked) and asked.isdisjoint(
+    assert len(document["not_probed"]) == 1000 - len(probed) and probed.isdisjoint(
         document["not_probed"]
     )
     recorded = database.rows("SELECT service, details ->> 'status' AS state FROM service_health")
-    assert {row["service"] for row in recorded} == asked and {row["state"] for row in recorded} == {
-        "unknown"
-    }
-    assert len(database.alerts()) == len(asked)
+    assert {row["service"] for row in recorded} == probed
+    assert {row["state"] for row in recorded} == {"unknown"}
+    assert len(database.alerts()) == len(probed)
     line = json.loads(next(line for line in done.stderr.splitlines() if "not probed" in line))
-    assert line["count"] == 1000 - len(asked) and "PROBE_CONCURRENCY" in line["remedy"]
+    assert line["count"] == 1000 - len(probed) and "PROBE_CONCURRENCY" in line["remedy"]
 
 
 @pytest.mark.parametrize("concurrency", ["", "500"])
@@ -131,9 +130,11 @@ def test_progress(worker: Worker, tmp_path: Path) -> None:
             check=True,
         )
     os.close(secondary)
-    shown = os.read(primary, 65536).decode()
+    terminal = os.read(primary, 65536).decode()
     os.close(primary)
-    assert "\r\x1b[Kprobed 1" in shown and " of 200" in shown and shown.endswith("\r\x1b[K")
+    assert "\r\x1b[Kprobed 1" in terminal
+    assert " of 200" in terminal
+    assert terminal.endswith("\r\x1b[K")
     assert done.stdout.startswith("health: 200 services, 200 healthy")
 
 

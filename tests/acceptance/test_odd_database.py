@@ -97,13 +97,13 @@ class Worker:
     def all(self, commands: Sequence[str] = COMMANDS) -> list[Ran]:
         """Run the commands. Assert that none fails, crashes or warns about the database."""
         done = [self(command) for command in commands]
-        for one in done:
-            assert one.code == 0, one
-            assert "Traceback" not in one.err, one
-            assert " not recorded: " not in one.out + one.err, one
-            assert "nobody watches" not in one.out + one.err, one
-            if one.command.endswith("--output json"):
-                json.loads(one.out, parse_constant=_no_json)
+        for ran in done:
+            assert ran.code == 0, ran
+            assert "Traceback" not in ran.err, ran
+            assert " not recorded: " not in ran.out + ran.err, ran
+            assert "nobody watches" not in ran.out + ran.err, ran
+            if ran.command.endswith("--output json"):
+                json.loads(ran.out, parse_constant=_no_json)
         return done
 
 
@@ -229,22 +229,24 @@ def claim_rows(database: Database) -> None:
 
 def claim_screens(done: Sequence[Ran]) -> None:
     """Assert that the commands print the same as with any other database."""
-    said = {one.command: one.out for one in done}
-    status = json.loads(said["status --output json"])
-    assert [one["period_s"] for one in status["passes"] if one["pass"] == "health"] == [300.0]
-    states = {one["service"]: one["state"] for one in status["services"]}
+    outputs = {ran.command: ran.out for ran in done}
+    status = json.loads(outputs["status --output json"])
+    assert [row["period_s"] for row in status["passes"] if row["pass"] == "health"] == [300.0]
+    states = {row["service"]: row["state"] for row in status["services"]}
     assert states == {
         "ingest": "healthy",
         "evaluator": "down",
         "dispatcher": "healthy",
         "delivery_worker": "healthy",
     }
-    sentence = " ".join(said["explain evaluator"].split())
+    sentence = " ".join(outputs["explain evaluator"].split())
     assert "evaluator is down, unhealthy since 20" in sentence
-    assert re.search(r"^ok +writable +yes", said["check"], re.MULTILINE)
-    assert "started by Zoë: é→ü" in said["maintenance status"]
+    assert re.search(r"^ok +writable +yes", outputs["check"], re.MULTILINE)
+    assert "started by Zoë: é→ü" in outputs["maintenance status"]
     assert re.search(
-        r"^ops_worker is healthy|: ops_worker is healthy", said["explain ops_worker"], re.MULTILINE
+        r"^ops_worker is healthy|: ops_worker is healthy",
+        outputs["explain ops_worker"],
+        re.MULTILINE,
     )
 
 
@@ -296,8 +298,8 @@ def test_behind_a_pooler(
                     )
                 claim_screens(worker.all())
                 with psycopg.connect(url, prepare_threshold=None) as connection:
-                    shown = connection.execute(SHOWN).fetchone()
-            assert shown == ("0", "0", "0"), name
+                    values = connection.execute(SHOWN).fetchone()
+            assert values == ("0", "0", "0"), name
             claim_rows(database)
 
 
@@ -311,13 +313,13 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("setting", "said"), REFUSED.values(), ids=list(REFUSED))
-def test_settings_in_the_way(worker: Worker, dsn: str, setting: str, said: str) -> None:
+@pytest.mark.parametrize(("setting", "words"), REFUSED.values(), ids=list(REFUSED))
+def test_settings_in_the_way(worker: Worker, dsn: str, setting: str, words: str) -> None:
     """A setting that makes passes impossible ends with exit code 3 and is named."""
     with role_sets(dsn, worker.database, [setting]):
         done = worker("health")
     assert done.code == 3
-    assert said in done.err and "ALTER ROLE" in done.err
+    assert words in done.err and "ALTER ROLE" in done.err
 
 
 TIMES = (
@@ -460,13 +462,13 @@ def test_rows(worker: Worker, statements: str) -> None:
     worker.all(("init-db", "health", "metrics"))
     for statement in statements.split(";\n"):
         database.rows(statement)
-    said = {one.command: one.out for one in worker.all(LOOKING)}
-    seen = json.loads(said["status --output json"])["alerts"]
-    (number,) = (row["id"] for row in seen if row["service"] == "evaluator")
-    assert f"alert {number} is open" in said["explain evaluator"]
-    explained = json.loads(said["explain evaluator --output json"])["alerts"]
+    outputs = {ran.command: ran.out for ran in worker.all(LOOKING)}
+    alerts = json.loads(outputs["status --output json"])["alerts"]
+    (number,) = (row["id"] for row in alerts if row["service"] == "evaluator")
+    assert f"alert {number} is open" in outputs["explain evaluator"]
+    explained = json.loads(outputs["explain evaluator --output json"])["alerts"]
     assert [row["id"] for row in explained if row["open"]] == [number]
-    assert f'data-label="Alert">{number}</td>' in said["report -o -"]
+    assert f'data-label="Alert">{number}</td>' in outputs["report -o -"]
 
     worker.all(WRITING)
     now = datetime.now(UTC)
@@ -480,10 +482,10 @@ def test_rows(worker: Worker, statements: str) -> None:
         checked_at = row["checked_at"].replace(tzinfo=UTC)
         assert now - timedelta(minutes=10) < checked_at <= now + timedelta(minutes=1)
         assert datetime.fromisoformat(row["details"]["since"]) <= now + timedelta(minutes=1)
-    left = database.rows(
+    open_alerts = database.rows(
         "SELECT fingerprint FROM fleet_alert WHERE tenant_id = '__system__' AND status <> 'CLOSED'"
     )
-    assert left == [{"fingerprint": "system-health:evaluator"}]
+    assert open_alerts == [{"fingerprint": "system-health:evaluator"}]
 
 
 @pytest.mark.parametrize("moment", TIMES)

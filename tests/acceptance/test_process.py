@@ -128,7 +128,7 @@ class TestDatabase:
         assert worker(command, DATABASE_URL=someone, PG_ROLE="pulse_operator").returncode == 0
 
     def test_role(self, worker: Worker, someone: str, command: str) -> None:
-        """A missing role, or one that the login is no member of: code 3, PG_ROLE is named."""
+        """A missing role, or a role without the login as a member: code 3, PG_ROLE is named."""
         one_line(
             worker(command, DATABASE_URL=someone, PG_ROLE="nobody_here"),
             3,
@@ -180,9 +180,9 @@ def test_init_db_role(worker: Worker, database: Database) -> None:
     database.rows("REVOKE ALL ON service_health FROM pulse_operator")
     assert worker("health", PG_ROLE="pulse_operator").returncode == 3
     lines = worker("init-db", PG_ROLE="pulse_operator").stdout.splitlines()
-    there = [f"{name}: already there" for name in ("system_metrics", *OWN_OBJECTS)]
+    existing = [f"{name}: already there" for name in ("system_metrics", *OWN_OBJECTS)]
     assert sorted(lines) == sorted(
-        [*(line.replace("applied", "already applied") for line in APPLIED), *there]
+        [*(line.replace("applied", "already applied") for line in APPLIED), *existing]
     )
     assert worker("health", PG_ROLE="pulse_operator").returncode == 0
 
@@ -219,17 +219,17 @@ def test_first_pass_grants(worker: Worker, database: Database) -> None:
 
 def test_standalone(worker: Worker, empty: Database) -> None:
     """Without a platform, init-db --standalone suffices. A second run changes nothing."""
-    made = ["tenants", "fleet_alert", "system_metrics", *OWN_OBJECTS]
+    tables = ["tenants", "fleet_alert", "system_metrics", *OWN_OBJECTS]
     first, second = (
         worker("init-db", "--standalone", DATABASE_URL=empty.url).stdout.splitlines()
         for _ in range(2)
     )
     for lines in (first, second):
         assert lines.pop().startswith("system_metrics: nothing removes old samples")
-    assert sorted(first) == sorted([*APPLIED, *(f"{table}: created" for table in made)])
+    assert sorted(first) == sorted([*APPLIED, *(f"{table}: created" for table in tables)])
     assert second == [
         *(line.replace("applied", "already applied") for line in APPLIED),
-        *(f"{table}: already there" for table in made),
+        *(f"{table}: already there" for table in tables),
     ]
     assert (
         worker(
@@ -324,7 +324,7 @@ def ended_in_time(process: Running, command: str, number: signal.Signals) -> Non
 def test_signal_while_probing(
     worker: Worker, database: Database, stubs: Stubs, number: signal.Signals
 ) -> None:
-    """A signal ends a pass that waits for a service at once; nothing is written."""
+    """A signal ends a pass that waits for a service at once. Nothing is written."""
     stubs["ingest"].mode = "hang"
     process = worker.start("health")
     while not stubs["ingest"].requests:
@@ -347,8 +347,8 @@ def test_signal_while_connecting(worker: Worker) -> None:
 
 def test_signal_while_writing(worker: Worker, database: Database) -> None:
     """A signal ends a pass that waits for a lock of another session. It writes nothing."""
-    with psycopg.connect(database.url) as other:
-        other.execute("LOCK TABLE system_metrics")
+    with psycopg.connect(database.url) as session:
+        session.execute("LOCK TABLE system_metrics")
         process = worker.start("metrics")
         while not database.value("SELECT count(*) FROM pg_locks WHERE NOT granted"):
             time.sleep(0.01)
@@ -425,9 +425,9 @@ def _killed(worker: Worker, command: str, database: Database, cuts: range) -> in
         )
         while not database.value(free):
             time.sleep(0.01)
-        left = (len(database.health()), len(database.alerts()), len(database.samples()))
-        assert left in {(0, 0, 0), (4, 1, 0) if command == "health" else (0, 0, 18)}
-        in_ledger += left != (0, 0, 0)
+        numbers = (len(database.health()), len(database.alerts()), len(database.samples()))
+        assert numbers in {(0, 0, 0), (4, 1, 0) if command == "health" else (0, 0, 18)}
+        in_ledger += numbers != (0, 0, 0)
         assert passes_in_ledger(database) == in_ledger, "the ledger has what the other tables have"
         if running[0].returncode == 0:
             return killed
@@ -519,17 +519,17 @@ def test_transaction_pooling(worker: Worker, database: Database, stubs: Stubs, p
     env = {"DATABASE_URL": pooled, "PG_ROLE": "pulse_operator"}
     stubs["ingest"].mode = "down"
     running = [worker.start(command, **env) for command in ("health", "metrics") * 6]
-    told = [process.communicate(timeout=30) for process in running]
-    assert [process.returncode for process in running] == [0] * 12, told
+    outputs = [process.communicate(timeout=30) for process in running]
+    assert [process.returncode for process in running] == [0] * 12, outputs
     stubs["ingest"].mode = "ok"
     assert "1 alert closed: ingest" in worker("health", **env).stdout
     assert worker("metrics", **env).returncode == 0
-    for url, found in (
+    for url, finding in (
         (pooled, "there is one between, which is fine in transaction mode"),
         (database.url, "none"),
     ):
         assert re.search(
-            rf"^ok +pooler +{found}$",
+            rf"^ok +pooler +{finding}$",
             worker("check", **env | {"DATABASE_URL": url}).stdout,
             re.MULTILINE,
         )

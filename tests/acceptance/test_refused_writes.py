@@ -112,8 +112,8 @@ REFUSED = {
 
 
 @pytest.fixture
-def told(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> Database:
-    """Return the database of the settings, with its tables. Of the services, evaluator is down."""
+def prepared(database: Database, stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """Return a database with its tables that the settings name. The service evaluator is down."""
     stubs["evaluator"].mode = "down"
     for name, value in (stubs.env | {"DATABASE_URL": database.url}).items():
         monkeypatch.setenv(name, value)
@@ -125,12 +125,12 @@ def writable(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
     """Return the state of the finding `writable` of `check`, and its text with the remedy."""
     capsys.readouterr()
     main(["check", "--output", "json"])
-    (found,) = (
-        one
-        for one in json.loads(capsys.readouterr().out)["findings"]
-        if one["subject"] == "writable"
+    (finding,) = (
+        row
+        for row in json.loads(capsys.readouterr().out)["findings"]
+        if row["subject"] == "writable"
     )
-    return found["state"], f"{found['found']}: {found['remedy']}"
+    return finding["state"], f"{finding['found']}: {finding['remedy']}"
 
 
 def counts(database: Database) -> list[int]:
@@ -139,46 +139,50 @@ def counts(database: Database) -> list[int]:
     return [database.value(f"SELECT count(*) FROM {name}") for name in names]
 
 
-@pytest.mark.parametrize(("statements", "command", "said"), REFUSED.values(), ids=list(REFUSED))
+@pytest.mark.parametrize(("statements", "command", "words"), REFUSED.values(), ids=list(REFUSED))
 def test_refused(
-    told: Database, capsys: pytest.CaptureFixture[str], statements: str, command: str, said: str
+    prepared: Database,
+    capsys: pytest.CaptureFixture[str],
+    statements: str,
+    command: str,
+    words: str,
 ) -> None:
     """A pass that no retry helps ends with 3 and a remedy. `check` reports it and keeps no row."""
-    told.rows(statements)
-    before = counts(told)
-    state, found = writable(capsys)
+    prepared.rows(statements)
+    before = counts(prepared)
+    state, text = writable(capsys)
     assert state == FAULT
-    assert ("see the lines of the tables below" if said == SHAPE else said) in found
-    assert counts(told) == before
+    assert ("see the lines of the tables below" if words == SHAPE else words) in text
+    assert counts(prepared) == before
     assert main([command]) == 3
-    assert said in capsys.readouterr().err
-    assert counts(told)[0] == before[0] or command == "health"
+    assert words in capsys.readouterr().err
+    assert counts(prepared)[0] == before[0] or command == "health"
 
 
 def test_no_right_to_a_sequence(
-    told: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    prepared: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A missing right to a sequence is not reported as one to its table. The remedy: grant it."""
-    told.rows("CREATE ROLE ops_numberless LOGIN PASSWORD 'x' BYPASSRLS")
-    told.rows("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO ops_numberless")
-    monkeypatch.setenv("DATABASE_URL", told.as_user("ops_numberless"))
-    state, found = writable(capsys)
+    """A missing right to a sequence names the sequence, not its table, and the remedy grants it."""
+    prepared.rows("CREATE ROLE ops_numberless LOGIN PASSWORD 'x' BYPASSRLS")
+    prepared.rows("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO ops_numberless")
+    monkeypatch.setenv("DATABASE_URL", prepared.as_user("ops_numberless"))
+    state, text = writable(capsys)
     assert (
-        state == FAULT and "fleet_alert_id_seq" in found and "grant that to the login role" in found
+        state == FAULT and "fleet_alert_id_seq" in text and "grant that to the login role" in text
     )
     assert main(["health"]) == 3
     assert "grant that to the login role" in capsys.readouterr().err
     monkeypatch.undo()
-    told.rows("DROP OWNED BY ops_numberless")
-    told.rows("DROP ROLE ops_numberless")
+    prepared.rows("DROP OWNED BY ops_numberless")
+    prepared.rows("DROP ROLE ops_numberless")
 
 
-def test_a_row_that_does_not_arrive(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_row_that_does_not_arrive(prepared: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """`check` finds a trigger that silently drops rows, because it reads each row back."""
-    told.rows(
+    prepared.rows(
         "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$"
     )
-    told.rows(
+    prepared.rows(
         "CREATE TRIGGER lose BEFORE INSERT ON fleet_alert FOR EACH ROW EXECUTE FUNCTION lose()"
     )
     assert writable(capsys) == (
@@ -187,74 +191,76 @@ def test_a_row_that_does_not_arrive(told: Database, capsys: pytest.CaptureFixtur
     )
 
 
-def test_what_passes(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_passes(prepared: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """A full disk is a temporary failure: exit code 1, and a remedy."""
-    told.rows(RAISES.format("53100", "system_metrics"))
+    prepared.rows(RAISES.format("53100", "system_metrics"))
     assert main(["metrics"]) == 1
     assert "free disk space on the server" in capsys.readouterr().err
 
 
-def test_check_leaves_nothing(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_leaves_nothing(prepared: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """The rows that `check` tries send no notification, remain nowhere and block nobody."""
     assert main(["health"]) == 0
-    before = counts(told)
-    with psycopg.connect(told.url, autocommit=True) as listener:
+    before = counts(prepared)
+    with psycopg.connect(prepared.url, autocommit=True) as listener:
         listener.execute("LISTEN new_fleet_alert")
         assert writable(capsys) == (OK, "yes: a row of each table was written and rolled back: ")
         assert list(listener.notifies(timeout=0)) == []
-    assert counts(told) == before
+    assert counts(prepared) == before
 
 
-def test_two_checks(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_checks(prepared: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """The second of two checks does not try to write. `check` does not wait for a held lock."""
-    other = Store({"conninfo": told.url})
+    store = Store({"conninfo": prepared.url})
 
     def inside(_: object) -> tuple[str, str]:
         return writable(capsys)
 
-    assert other.write(CHECK, inside) == (
+    assert store.write(CHECK, inside) == (
         WARNING,
         "not tried: another `ops-worker check` is running: run it again",
     )
-    other.close()
-    with psycopg.connect(told.url) as holder:
+    store.close()
+    with psycopg.connect(prepared.url) as holder:
         holder.execute("LOCK TABLE system_metrics IN SHARE MODE")
-        state, found = writable(capsys)
-    assert state == FAULT and "see pg_locks" in found
+        state, text = writable(capsys)
+    assert state == FAULT and "see pg_locks" in text
 
 
-def test_check_without_tables(told: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_without_tables(prepared: Database, capsys: pytest.CaptureFixture[str]) -> None:
     """A missing table and hidden rows are faults of the finding `writable`."""
-    told.rows("DROP TABLE system_metrics CASCADE")
-    told.rows("CREATE ROLE ops_blind LOGIN PASSWORD 'x'")
-    told.rows("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO ops_blind")
+    prepared.rows("DROP TABLE system_metrics CASCADE")
+    prepared.rows("CREATE ROLE ops_blind LOGIN PASSWORD 'x'")
+    prepared.rows("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO ops_blind")
     with pytest.MonkeyPatch.context() as env:
-        env.setenv("DATABASE_URL", told.as_user("ops_blind"))
-        state, found = writable(capsys)
+        env.setenv("DATABASE_URL", prepared.as_user("ops_blind"))
+        state, text = writable(capsys)
     assert state == FAULT
     assert (
-        "system_metrics: not there" in found
-        and "fleet_alert: row level security hides its rows" in found
+        "system_metrics: not there" in text
+        and "fleet_alert: row level security hides its rows" in text
     )
-    told.rows("DROP OWNED BY ops_blind")
-    told.rows("DROP ROLE ops_blind")
+    prepared.rows("DROP OWNED BY ops_blind")
+    prepared.rows("DROP ROLE ops_blind")
 
 
 @pytest.fixture
-def login(told: Database) -> Iterator[str]:
+def login(prepared: Database) -> Iterator[str]:
     """Yield the URL of a login role that may open no connection."""
-    told.rows("CREATE ROLE ops_limited LOGIN PASSWORD 'x' CONNECTION LIMIT 0")
-    yield told.as_user("ops_limited")
-    told.rows("DROP ROLE ops_limited")
+    prepared.rows("CREATE ROLE ops_limited LOGIN PASSWORD 'x' CONNECTION LIMIT 0")
+    yield prepared.as_user("ops_limited")
+    prepared.rows("DROP ROLE ops_limited")
 
 
-def test_too_many_connections(told: Database, login: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_connections(
+    prepared: Database, login: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With CONFIRM_FAILURES, a pass tries again if the server has no free connection."""
     waited: list[float] = []
 
     def make_room(seconds: float) -> None:
         waited.append(seconds)
-        told.rows(sql.SQL("ALTER ROLE ops_limited CONNECTION LIMIT -1").as_string(None))
+        prepared.rows(sql.SQL("ALTER ROLE ops_limited CONNECTION LIMIT -1").as_string(None))
 
     monkeypatch.setattr("ops_worker.adapters.postgres.connection.time.sleep", make_room)
     monkeypatch.setenv("DATABASE_URL", login)

@@ -90,30 +90,30 @@ class Program:
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder = folder
-        self.said: list[str] = []
+        self.texts: list[str] = []
         self._capsys = capsys
 
     def __call__(self, *arguments: str) -> int:
-        """Run one command; return its exit code."""
+        """Run one command. Return its exit code."""
         code = main([*arguments])
-        said = self._capsys.readouterr()
-        found = [said.out, said.err]
-        found += [
+        output = self._capsys.readouterr()
+        texts = [output.out, output.err]
+        texts += [
             path.read_text(encoding="utf-8")
             for path in (self.folder / "termination", self.folder / "page.html")
             if path.is_file()
         ]
-        for text in found:
+        for text in texts:
             assert not leaks(text), f"ops-worker {' '.join(arguments)}"
-        self.said += found
+        self.texts += texts
         return code
 
 
 def leaks(text: str) -> list[str]:
     """Return the parts of a text that hold the marker, in plain text or as Basic credentials."""
     return [
-        found.group()
-        for found in re.finditer(f".{{0,100}}({re.escape(MARKER)}|{re.escape(ENCODED)})", text)
+        match.group()
+        for match in re.finditer(f".{{0,100}}({re.escape(MARKER)}|{re.escape(ENCODED)})", text)
     ]
 
 
@@ -136,20 +136,20 @@ def program(
     stubs: Stubs,
 ) -> Program:
     """Return a program that uses the test's database and logs at level DEBUG."""
-    told = stubs.env | {
+    variables = stubs.env | {
         "DATABASE_URL": database.url,
         "PG_PASS": MARKER,
         "LOG_LEVEL": "DEBUG",
         "TERMINATION_MESSAGE_PATH": str(tmp_path / "termination"),
         "PROBE_CONCURRENCY": "20",
     }
-    for name, value in told.items():
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     return Program(tmp_path, capsys)
 
 
 def written(folder: Path, name: str, content: str | bytes) -> str:
-    """Write a file; return its path."""
+    """Write a file. Return its path."""
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return str(path)
@@ -166,7 +166,7 @@ def toml(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(toml, value))}]"
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + " }"
+        return "{ " + ", ".join(f"{key} = {toml(item)}" for key, item in value.items()) + " }"
     return json.dumps(value).replace("\x7f", "\\u007f")
 
 
@@ -389,7 +389,7 @@ def test_database_url(program: Program, monkeypatch: pytest.MonkeyPatch, uri: st
     monkeypatch.setenv("DATABASE_URL", uri)
     for arguments in DATABASE:
         assert program(*arguments) in {1, 2, 3}
-    assert "this is a bug" not in "".join(program.said)
+    assert "this is a bug" not in "".join(program.texts)
 
 
 def test_wrong_password(
@@ -412,7 +412,7 @@ def test_wrong_password(
         monkeypatch.setenv("PG_PASS", password)
         for arguments in DATABASE:
             assert program(*arguments) in {1, 2, 3}
-    assert "this is a bug" not in "".join(program.said)
+    assert "this is a bug" not in "".join(program.texts)
 
 
 HEARTBEATS = [
@@ -549,7 +549,7 @@ def test_settings(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["once", "loop"],
 )
 def test_bugs(program: Program, monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
-    """A bug is reported without the text of its exception; the traceback has stars for secrets."""
+    """A bug is reported without the text of its exception. The traceback has stars for secrets."""
     monkeypatch.setenv("DATABASE_URL", f"postgresql://{LOGIN}@{NOWHERE}/d")
     catalogue = service("a", url=f"http://{LOGIN}@h", headers={"Authorization": "Bearer ${TOKEN}"})
     monkeypatch.setenv("TOKEN", f"{MARKER}-token")
@@ -562,9 +562,9 @@ def test_bugs(program: Program, monkeypatch: pytest.MonkeyPatch, arguments: list
 
     monkeypatch.setattr(http, "confirm", broken)
     assert program(*arguments) == 1
-    said = "".join(program.said)
-    assert "a bug in ops-worker: RuntimeError; the log has the traceback" in said
-    assert "RuntimeError: refused: ***" in said
+    output = "".join(program.texts)
+    assert "a bug in ops-worker: RuntimeError; the log has the traceback" in output
+    assert "RuntimeError: refused: ***" in output
 
 
 def manifests() -> Iterator[str]:
@@ -679,7 +679,7 @@ def test_kubeconfig(
         monkeypatch.setenv("KUBECONFIG", written(program.folder, "kubeconfig", json.dumps(config)))
         for arguments in CLUSTER:
             program(*arguments)
-    assert "this is a bug" not in "".join(program.said)
+    assert "this is a bug" not in "".join(program.texts)
 
 
 def test_what_libraries_log(worker: Worker) -> None:
@@ -729,7 +729,7 @@ def test_service_account(program: Program, monkeypatch: pytest.MonkeyPatch, stub
         )
     assert program("health") == 0
     assert program("check") == 0
-    assert "no Kubernetes Event" in "".join(program.said)
+    assert "no Kubernetes Event" in "".join(program.texts)
 
 
 def test_starred() -> None:

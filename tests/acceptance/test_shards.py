@@ -31,8 +31,8 @@ def test_figures_belong_to_the_first(worker: Worker, database: Database) -> None
 def test_at_once(worker: Worker, database: Database) -> None:
     """Shards that run at the same time do not skip each other."""
     running = [worker.start("health", "--shard", f"{index}/3") for index in range(3)]
-    told = [process.communicate(timeout=60)[0] for process in running]
-    assert not any("skipped" in line for line in told)
+    outputs = [process.communicate(timeout=60)[0] for process in running]
+    assert not any("skipped" in line for line in outputs)
     assert len(database.health()) == 4
 
 

@@ -60,7 +60,7 @@ def test_full(worker: Worker, arguments: str) -> None:
 
 @full
 def test_full_file(worker: Worker) -> None:
-    """A full disk is the same error for a report file; a missing folder is a wrong option."""
+    """A full disk is the same error for a report file. A missing folder is a wrong option."""
     assert (
         worker("report", "-o", FULL).stderr
         == "ops-worker report: the output could not be written: No space left on device\n"

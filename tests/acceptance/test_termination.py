@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.acceptance
 
 
-def left(path: Path) -> dict[str, Any]:
+def message_in(path: Path) -> dict[str, Any]:
     """Return the message. Assert that it is one line of less than 4 KiB."""
     text = path.read_text(encoding="utf-8")
     assert len(text.encode()) < 4096
     assert "\n" not in text
-    found: dict[str, Any] = json.loads(text)
-    return found
+    content: dict[str, Any] = json.loads(text)
+    return content
 
 
 @pytest.fixture
@@ -46,11 +46,11 @@ def test_done(worker: Worker, stubs: Stubs, path: Path) -> None:
     """A pass writes its counts and the unhealthy services."""
     stubs["ingest"].mode = "503"
     assert worker("health", "--fail-on-unhealthy").returncode == 4
-    found = left(path)
-    assert found.pop("summary").startswith(
+    message = message_in(path)
+    assert message.pop("summary").startswith(
         "health: 4 services, 3 healthy, 1 degraded; 1 alert opened: ingest ("
     )
-    assert found == {
+    assert message == {
         "pass": "health",
         "result": "recorded",
         "exit_code": 4,
@@ -79,15 +79,15 @@ def test_done(worker: Worker, stubs: Stubs, path: Path) -> None:
 def test_failed(worker: Worker, path: Path, env: dict[str, str], code: int, error: str) -> None:
     """A failed pass writes its reason and its exit code."""
     assert worker("metrics", **env).returncode == code
-    found = left(path)
-    assert found["error"].startswith(error)
+    message = message_in(path)
+    assert message["error"].startswith(error)
     expected = {
         "pass": "metrics",
         "result": "failed",
         "exit_code": code,
         "job": "ops-worker-health-29400000",
     }
-    assert {key: value for key, value in found.items() if key != "error"} == expected
+    assert {key: value for key, value in message.items() if key != "error"} == expected
 
 
 def test_loop_leaves_its_worst(
@@ -96,16 +96,16 @@ def test_loop_leaves_its_worst(
     """A loop ends with the exit code and the message of its worst pass."""
     worker("init-db")
     stubs["ingest"].mode = "503"
-    seen = "SELECT count(*) FROM service_health WHERE service = 'ingest' AND status = %s"
+    statement = "SELECT count(*) FROM service_health WHERE service = 'ingest' AND status = %s"
     with worker.start("health", "--every", "0.5", "--fail-on-unhealthy", "--for", "8") as process:
         for status in ("unhealthy", "healthy"):
             end = time.monotonic() + 60
-            while not database.value(seen, status):
+            while not database.value(statement, status):
                 assert time.monotonic() < end
                 time.sleep(0.05)
             stubs["ingest"].mode = "ok"
         assert process.wait(60) == 4
-    assert left(path)["unhealthy"] == {"ingest": "http 503"}
+    assert message_in(path)["unhealthy"] == {"ingest": "http 503"}
 
 
 def test_loop_stopped_before_its_end(worker: Worker, database: Database, path: Path) -> None:
@@ -118,8 +118,8 @@ def test_loop_stopped_before_its_end(worker: Worker, database: Database, path: P
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 1
-    assert left(path)["exit_code"] == 1
-    assert left(path)["error"].startswith("stopped by a signal before the end of --for")
+    assert message_in(path)["exit_code"] == 1
+    assert message_in(path)["error"].startswith("stopped by a signal before the end of --for")
 
 
 def test_cannot_be_written(worker: Worker, database: Database) -> None:
@@ -174,4 +174,4 @@ def test_signal_after_the_pass(
         ended.set()
     assert (process.returncode, err.count("stopped by")) == (code, 0), err
     assert out.startswith("health: 4 services, 3 healthy, 1 degraded; 1 alert opened: ingest")
-    assert (left(path)["result"], left(path)["exit_code"]) == ("recorded", code)
+    assert (message_in(path)["result"], message_in(path)["exit_code"]) == ("recorded", code)

@@ -38,9 +38,9 @@ def documents(process: Running, key: str) -> dict[str, Any]:
     assert process.stdout is not None
     end = time.monotonic() + 50
     while time.monotonic() < end:
-        found: dict[str, Any] = json.loads(process.stdout.readline())
-        if key in found:
-            return found
+        document: dict[str, Any] = json.loads(process.stdout.readline())
+        if key in document:
+            return document
     raise AssertionError(f"no document with {key}")
 
 
@@ -93,12 +93,12 @@ def test_failover(worker: Worker) -> None:
             ) as process:
                 first = documents(process, "services")
                 primary.stop()
-                while (found := documents(process, "services"))["at"] <= first["at"]:
+                while (document := documents(process, "services"))["at"] <= first["at"]:
                     pass
                 standby.stop()
-                assert documents(process, "error")["at"] >= found["at"]
+                assert documents(process, "error")["at"] >= document["at"]
                 standby.start()
-                assert documents(process, "services")["at"] > found["at"]
+                assert documents(process, "services")["at"] > document["at"]
                 process.send_signal(signal.SIGINT)
                 _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (-signal.SIGINT, "")

@@ -32,18 +32,18 @@ def read(text: str, *, known: bool = True, **variables: str) -> tuple[Catalogue,
 
 def test_builtin() -> None:
     """Without a file, the built-in services and figures are in force. They have no faults."""
-    found, faults = load(
+    catalogue, faults = load(
         None, Surroundings({"INGEST_URL": "", "EVALUATOR_URL": "http://e:1/base/"})
     )
     assert not faults
-    assert [(target.name, target.series) for target in found.targets] == [
+    assert [(target.name, target.series) for target in catalogue.targets] == [
         ("evaluator", "evaluator"),
         ("dispatcher", "dispatcher"),
         ("delivery_worker", "delivery"),
     ]
-    assert found.targets[0].url == "http://e:1/base/health"
-    assert found.unmonitored == ("ingest",)
-    assert [figure.name for figure in found.figures] == [
+    assert catalogue.targets[0].url == "http://e:1/base/health"
+    assert catalogue.unmonitored == ("ingest",)
+    assert [figure.name for figure in catalogue.figures] == [
         "postgres.connections",
         "postgres.db_size_bytes",
         "platform.devices_online",
@@ -101,14 +101,14 @@ def test_everything(tmp_path: Path) -> None:
     """Every key of a service and of a figure sets its field."""
     (tmp_path / "key").write_text("s3cret\n")
     (tmp_path / "ca.pem").write_text("x")
-    found, faults = read(
+    catalogue, faults = read(
         EVERYTHING.replace("FOLDER", str(tmp_path)),
         HOST="shop.example",
         TOKEN="t0ken",
         DIR=str(tmp_path),
     )
     assert not faults
-    assert found.targets == (
+    assert catalogue.targets == (
         Target(
             "shop.eu",
             "https://shop.example:8443/shop/status?full=1",
@@ -141,7 +141,7 @@ def test_everything(tmp_path: Path) -> None:
         ),
         Target("db", "http://db/health", "db", (), needs=("off",)),
     )
-    assert found.figures == (
+    assert catalogue.figures == (
         Figure(
             "orders",
             "open",
@@ -152,7 +152,7 @@ def test_everything(tmp_path: Path) -> None:
             {"kind": "x"},
         ),
     )
-    assert found.user_entries == {
+    assert catalogue.user_entries == {
         "services.shop.eu",
         "services.db",
         "services.off",
@@ -162,7 +162,7 @@ def test_everything(tmp_path: Path) -> None:
 
 def test_added_and_replaced() -> None:
     """A file adds entries to the built-in catalogue. An entry with the same name is replaced."""
-    found, faults = read(
+    catalogue, faults = read(
         '[services.evaluator]\nurl = "http://mine"\n'
         '[services.shop]\nurl = "http://s"\ncounters = "*"\n'
         '[figures.platform.alerts_open]\nsql = "SELECT 1 AS value"\nevery = 30\n'
@@ -170,12 +170,12 @@ def test_added_and_replaced() -> None:
     assert not faults
     assert [
         (target.name, target.url, target.counters)
-        for target in found.targets[1:2] + found.targets[4:]
+        for target in catalogue.targets[1:2] + catalogue.targets[4:]
     ] == [
         ("evaluator", "http://mine/health", ()),
         ("shop", "http://s/health", None),
     ]
-    assert [figure.every_s for figure in found.figures] == [0, 0, 0, 0, 30, 0]
+    assert [figure.every_s for figure in catalogue.figures] == [0, 0, 0, 0, 30, 0]
 
 
 URL = (
@@ -192,14 +192,14 @@ S = "c.toml: services.a"
 F = "c.toml: figures.a.b"
 
 
-def service(rest: str) -> str:
+def service(keys: str) -> str:
     """Return a service with one more key, as TOML."""
-    return f'[services.a]\nurl = "http://a"\n{rest}\n'
+    return f'[services.a]\nurl = "http://a"\n{keys}\n'
 
 
-def figure(rest: str) -> str:
+def figure(keys: str) -> str:
     """Return a figure with one more key, as TOML."""
-    return f'[figures.a.b]\nsql = "SELECT 1 AS value"\n{rest}\n'
+    return f'[figures.a.b]\nsql = "SELECT 1 AS value"\n{keys}\n'
 
 
 BAD = [
@@ -453,8 +453,8 @@ def test_bad(text: str, fault: str) -> None:
 
     It never shows the value of a header or a body.
     """
-    found, faults = read(text)
-    faults += found.faults
+    catalogue, faults = read(text)
+    faults += catalogue.faults
     assert len(faults) == 1
     assert faults[0].startswith(fault)
     assert "hush" not in faults[0] and len(faults[0]) < 600
@@ -476,9 +476,9 @@ def test_conditions() -> None:
 
     The name of a header becomes lower case.
     """
-    found, faults = read(service(CONDITIONS))
-    assert not faults + found.faults
-    assert found.targets[4].conditions == (
+    catalogue, faults = read(service(CONDITIONS))
+    assert not faults + catalogue.faults
+    assert catalogue.targets[4].conditions == (
         Condition(None, "equals", "OK"),
         Condition(None, "contains", "json", "content-type"),
         Condition("", "length_at_least", 1),
@@ -495,24 +495,24 @@ def test_without_re2(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     expressions._refusal.cache_clear()
     monkeypatch.setitem(sys.modules, "re2", None)
-    found, faults = read(service(CONDITIONS) + '[services.b]\nurl = "http://b"')
+    catalogue, faults = read(service(CONDITIONS) + '[services.b]\nurl = "http://b"')
     assert not faults
-    assert found.faults == [f"{S}.conditions.4.matches: {expressions.NO_EXTRA}"]
-    found, faults = read(service(CONDITIONS), known=False)
-    assert not faults + found.faults
+    assert catalogue.faults == [f"{S}.conditions.4.matches: {expressions.NO_EXTRA}"]
+    catalogue, faults = read(service(CONDITIONS), known=False)
+    assert not faults + catalogue.faults
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "tls", "TLS"])
 def test_connections(scheme: str) -> None:
     """A service that is only connected to has a URL without a path, also if a variable sets it."""
     text = service("certificate_days = 14" if scheme != "tcp" else "").replace("http://a", "${A}")
-    found, faults = read(text, A=f"{scheme}://[::1]:5432")
-    assert not faults + found.faults
-    target = found.targets[4]
+    catalogue, faults = read(text, A=f"{scheme}://[::1]:5432")
+    assert not faults + catalogue.faults
+    target = catalogue.targets[4]
     assert (target.url, target.only_connects) == (f"{scheme}://[::1]:5432", True)
     assert target.shown_url == target.url
-    found, _ = read(text.replace("${A}", "tls://${A}:1"), A="a.example")
-    assert found.targets[4].shown_url == "tls://${A}:1"
+    catalogue, _ = read(text.replace("${A}", "tls://${A}:1"), A="a.example")
+    assert catalogue.targets[4].shown_url == "tls://${A}:1"
 
 
 def test_faults_all_at_once() -> None:
@@ -543,22 +543,22 @@ def test_elsewhere() -> None:
         service('ca = "/x"\nheaders = { a = "${T}", b = { file = "/x" } }')
         + '[services.b]\nurl = "http://${HOST}"\n'
     )
-    found, faults = read(text, known=False)
+    catalogue, faults = read(text, known=False)
     assert not faults
-    assert not found.faults
-    assert [target.url for target in found.targets[4:]] == [
+    assert not catalogue.faults
+    assert [target.url for target in catalogue.targets[4:]] == [
         "http://a/health",
         "http://${HOST}/health",
     ]
-    found, faults = read(
+    catalogue, faults = read(
         service('headers = { a = "hush\\r\\nX: y" }'), known=False, INGEST_URL="ftp://hush"
     )
     assert not faults
-    assert [fault.split(" ", 2)[:2] for fault in found.faults] == [
+    assert [fault.split(" ", 2)[:2] for fault in catalogue.faults] == [
         ["built-in", "catalogue:"],
         ["c.toml:", "services.a.headers.a"],
     ]
-    assert "hush" not in str(found.faults)
+    assert "hush" not in str(catalogue.faults)
 
 
 def test_names_are_case_sensitive() -> None:
@@ -566,13 +566,13 @@ def test_names_are_case_sensitive() -> None:
 
     In the database they are also two rows, series and alerts.
     """
-    found, faults = read(
+    catalogue, faults = read(
         '[services.A]\nurl = "http://a"\n'
         '[services.a]\nurl = "http://a"\n'
         '[services."a."]\nurl = "http://a"\n'
     )
     assert not faults
-    assert [target.series for target in found.targets[4:]] == ["A", "a", "a."]
+    assert [target.series for target in catalogue.targets[4:]] == ["A", "a", "a."]
 
 
 @pytest.mark.parametrize("content", ["s3cret", " s3cret\r\n", "\ufeffs3cret\n\n"])
@@ -583,9 +583,9 @@ def test_what_is_around_a_secret(tmp_path: Path, content: str) -> None:
         'headers = { A = "${V}", B = "Bearer ${V}", '
         f'C = {{ file = "{tmp_path}/key", prefix = "Bearer " }}, D = " s3cret " }}'
     )
-    found, faults = read(service(text), V=content.strip("\ufeff"))
-    assert not faults + found.faults
-    assert [value for _, value in found.targets[4].headers] == [
+    catalogue, faults = read(service(text), V=content.strip("\ufeff"))
+    assert not faults + catalogue.faults
+    assert [value for _, value in catalogue.targets[4].headers] == [
         "s3cret",
         "Bearer s3cret",
         "Bearer s3cret",
@@ -596,10 +596,10 @@ def test_what_is_around_a_secret(tmp_path: Path, content: str) -> None:
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     """If a file is a pipe without a writer, loading does not wait for it."""
     os.mkfifo(tmp_path / "pipe")
-    found, _ = read(
+    catalogue, _ = read(
         service(f'ca = "{tmp_path}/pipe"\nheaders = {{ A = {{ file = "{tmp_path}/pipe" }} }}')
     )
-    assert len(found.targets[4].faults) == 2
+    assert len(catalogue.targets[4].faults) == 2
 
 
 KEYS = [
@@ -640,7 +640,7 @@ def _toml(value: object) -> str:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A file with a service and a figure."""
+    """Write a file with a service and a figure, and return its path."""
     file = tmp_path / "c.toml"
     file.write_text(
         service('headers = { Authorization = "Bearer ${TOKEN}" }') + figure("every = 60")
@@ -714,7 +714,7 @@ def test_show(
     assert main(["catalogue", "show", str(path), "--output", "json"]) == 0
     document = capsys.readouterr().out
     assert "hush" not in table + document
-    (mine,) = [one for one in json.loads(document)["services"] if one["from"] == str(path)]
+    (mine,) = [entry for entry in json.loads(document)["services"] if entry["from"] == str(path)]
     assert (mine["name"], mine["headers"], mine["body"]) == ("a", ["Authorization"], False)
 
 
@@ -727,7 +727,7 @@ def test_shown_request(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["catalogue", "show", str(path), "--output", "json"]) == 0
     out = capsys.readouterr().out
     assert "hush" not in out
-    (mine,) = [one for one in json.loads(out)["services"] if one["from"] == str(path)]
+    (mine,) = [entry for entry in json.loads(out)["services"] if entry["from"] == str(path)]
     assert (mine["method"], mine["body"], mine["expect"][-1]) == ("POST", True, 299)
     assert main(["catalogue", "check", str(path)]) == 0
     assert capsys.readouterr().out.splitlines()[0] == (

@@ -54,20 +54,20 @@ def test_every_key_of_a_probe_is_there() -> None:
     """The page has every key that changes the request or the rule for healthy."""
     names = {field.alias or name for name, field in ServiceEntry.model_fields.items()}
     elsewhere = {"series", "counters", "counters_at", "needs", "slo", "slo_window"}
-    written = set(re.findall(r"`(\w+) = ", "".join(map(section, TOOLS))))
-    assert written == names - elsewhere
+    keys = set(re.findall(r"`(\w+) = ", "".join(map(section, TOOLS))))
+    assert keys == names - elsewhere
 
 
 def test_numbers() -> None:
     """The number of endpoints in the text equals the number of rows in their table."""
-    rest = [endpoint for endpoint in ENDPOINTS if endpoint.entry is None]
+    unsupported = [endpoint for endpoint in ENDPOINTS if endpoint.entry is None]
     for kind, asks in (("push", "push"), ("DNS record", "dns")):
-        some = [endpoint for endpoint in rest if endpoint.asks.startswith(asks)]
-        number = sum(endpoint.number for endpoint in some)
-        row = f"| {number} | {kind} | {len({endpoint.source for endpoint in some})} |"
+        of_kind = [endpoint for endpoint in unsupported if endpoint.asks.startswith(asks)]
+        number = sum(endpoint.number for endpoint in of_kind)
+        row = f"| {number} | {kind} | {len({endpoint.source for endpoint in of_kind})} |"
         assert row in section("What stays out")
     every = sum(endpoint.number for endpoint in ENDPOINTS)
-    left_out = sum(endpoint.number for endpoint in rest)
+    left_out = sum(endpoint.number for endpoint in unsupported)
     assert f"have {every} endpoints. {every - left_out - 1} of them are" in PAGE
     assert left_out == 10 and "These are the other ten:" in PAGE
 

@@ -44,9 +44,9 @@ CRDS = {"PrometheusRule": "prometheusrules", "PodMonitor": "podmonitors"}
 
 
 def kubectl(*arguments: str, stdin: str = "", warned: bool = False) -> str:
-    """Run kubectl, which has to succeed; return what it prints.
+    """Run kubectl, which must succeed, and return its output.
 
-    It must print no warning of the API server, unless ``warned`` allows that.
+    A warning of the API server is an error, unless ``warned`` is set.
     """
     done = subprocess.run(
         ["kubectl", *arguments],
@@ -62,7 +62,7 @@ def kubectl(*arguments: str, stdin: str = "", warned: bool = False) -> str:
 
 
 def fetch(*arguments: str) -> dict[str, Any]:
-    """Return what `kubectl get` prints as JSON."""
+    """Return the JSON document that `kubectl get` prints."""
     document: dict[str, Any] = json.loads(kubectl("get", *arguments, "-o", "json"))
     return document
 
@@ -85,17 +85,17 @@ def until(
 def page_commands(page: str, start: str, end: str) -> list[str]:
     """Return the kubectl commands between two texts of a page, without comments, in order.
 
-    They stand in code blocks or in a table, and name the namespace of the example.
+    They are in code blocks or in a table, and name the namespace of the example.
     """
     text = (DOCS / page).read_text(encoding="utf-8")
     section = text.partition(start)[2].partition(end)[0]
     assert section, f"{page} has no text between {start!r} and {end!r}"
-    found = re.findall(r"^ *(kubectl [^#\n]*)|`(kubectl [^`]*)`", section, re.MULTILINE)
-    return [(in_block or in_text).strip() for in_block, in_text in found]
+    commands = re.findall(r"^ *(kubectl [^#\n]*)|`(kubectl [^`]*)`", section, re.MULTILINE)
+    return [(in_block or in_text).strip() for in_block, in_text in commands]
 
 
 def shell(command: str, *, folder: Path, namespace: str) -> str:
-    """Run a command of a page in a folder, for another namespace than that of the example."""
+    """Run a command of a page in a folder, with this namespace instead of the example's."""
     command = command.replace(EXAMPLE_NAMESPACE, namespace)
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command}"],
@@ -119,11 +119,11 @@ class Ended(NamedTuple):
 
     @property
     def message(self) -> dict[str, Any]:
-        """What the last pod left."""
-        found: dict[str, Any] = json.loads(
+        """Return the termination message of the last pod."""
+        content: dict[str, Any] = json.loads(
             self.pods[-1]["status"]["containerStatuses"][0]["state"]["terminated"]["message"]
         )
-        return found
+        return content
 
 
 def pods_of(namespace: str, job: str) -> list[dict[str, Any]]:
@@ -133,7 +133,7 @@ def pods_of(namespace: str, job: str) -> list[dict[str, Any]]:
 
 
 class Installation(NamedTuple):
-    """The database and the services that the installation watches; what a second apply printed."""
+    """The database and the services of an installation, and the output of a second apply."""
 
     database: Database
     stubs: Stubs
@@ -142,9 +142,9 @@ class Installation(NamedTuple):
     def job(
         self, name: str, cronjob: str, env: dict[str, str] | None = None, *, owned: bool = True
     ) -> Ended:
-        """Run a Job from a CronJob, with some variables set otherwise, to its end.
+        """Run a Job from a CronJob with these variables, and wait for its end.
 
-        Of those that a CronJob owns, the controller keeps only the last that succeeded.
+        Of the successful Jobs that a CronJob owns, the controller keeps only the newest.
         """
         self.start(name, cronjob, env, owned=owned)
         return self.end(name)
@@ -152,7 +152,7 @@ class Installation(NamedTuple):
     def start(
         self, name: str, cronjob: str, env: dict[str, str] | None = None, *, owned: bool = True
     ) -> None:
-        """Create a Job from a CronJob, with some variables set otherwise."""
+        """Create a Job from a CronJob with these variables."""
         source = f"--from=cronjob/ops-worker-{cronjob}"
         dry_run = ("--dry-run=client", "-o", "json")
         job = json.loads(kubectl("-n", NAMESPACE, "create", "job", name, source, *dry_run))
@@ -182,7 +182,7 @@ class Installation(NamedTuple):
 def require_cluster(*namespaces: str) -> str:
     """Return the address of this machine that pods reach. Skip the test without a cluster.
 
-    Skip it, too, if one of the namespaces exists, because it is not the test's to change.
+    Also skip it if one of the namespaces exists, because it belongs to somebody else.
     """
     if not os.environ.get("KUBECONFIG"):
         pytest.skip("KUBECONFIG names no cluster")
@@ -196,14 +196,14 @@ def require_cluster(*namespaces: str) -> str:
 
 
 def node_address() -> str:
-    """Return the address of a node: that of this machine, if the cluster runs on it."""
+    """Return the address of a node. If the cluster runs on this machine, it is this machine's."""
     node = fetch("nodes")["items"][0]
     return str(node["status"]["addresses"][0]["address"])
 
 
 @pytest.fixture(scope="session")
 def installation() -> Iterator[Installation]:
-    """Apply ``k8s/`` as it stands; name the database, the services and the password."""
+    """Apply ``k8s/`` without changes. Then set the database, the services and the password."""
     host = require_cluster(NAMESPACE)
     with Postgres(also=host) as server, Stubs(host) as stubs:
         load_platform(server.url())
@@ -217,7 +217,7 @@ def installation() -> Iterator[Installation]:
 
 
 def _point_at(host: str, port: int, stubs: Stubs) -> None:
-    """Let the installation use what listens on the host, and suspend its schedules."""
+    """Let the installation use the database and the services of the host. Suspend its schedules."""
     data = stubs.env | {
         "PG_HOST": host,
         "PG_PORT": str(port),
@@ -249,7 +249,7 @@ def suspend(name: str, *, suspended: bool) -> None:
 
 @pytest.fixture
 def plain(installation: Installation) -> Installation:
-    """The CronJobs of ``k8s/``, suspended, whatever other tests left."""
+    """Apply the CronJobs of ``k8s/`` again, suspended, in case other tests changed them."""
     for path in sorted(K8S.glob("40-cronjob-*.yaml")):
         cronjob = yaml.safe_load(path.read_text(encoding="utf-8"))
         cronjob["spec"]["suspend"] = True
@@ -259,7 +259,7 @@ def plain(installation: Installation) -> Installation:
 
 @pytest.fixture(autouse=True)
 def _empty(request: pytest.FixtureRequest) -> None:
-    """Each test begins without rows."""
+    """Remove the samples and the alerts before each test."""
     if "installation" in request.fixturenames:
         url = request.getfixturevalue("installation").database.url
         with psycopg.connect(url, autocommit=True) as connection:
@@ -271,18 +271,18 @@ def _empty(request: pytest.FixtureRequest) -> None:
 def operator() -> Iterator[None]:
     """Add the kinds of the Prometheus Operator that are missing, and remove them afterwards."""
     require_cluster()
-    made = []
+    created = []
     try:
         for kind, plural in CRDS.items():
             name = f"{plural}.monitoring.coreos.com"
             if kubectl("get", "crd", name, "--ignore-not-found", "-o", "name"):
                 continue
             kubectl("create", "-f", "-", stdin=json.dumps(_definition(kind, plural)))
-            made.append(name)
+            created.append(name)
             kubectl("wait", "--for=condition=established", "--timeout=60s", f"crd/{name}")
         yield
     finally:
-        for name in made:
+        for name in created:
             kubectl("delete", "crd", name, "--wait=true")
 
 
@@ -307,7 +307,7 @@ def _definition(kind: str, plural: str) -> dict[str, Any]:
 
 @pytest.fixture
 def registry() -> Iterator[Registry]:
-    """A registry on the node. Skip the test if the node is not on this machine."""
+    """Yield a registry on the node. Skip the test if the node is not on this machine."""
     require_cluster()
     try:
         socket.create_server((node_address(), 0)).close()
@@ -328,7 +328,7 @@ def container(spec: dict[str, Any]) -> dict[str, Any]:
 def faulty(
     name: str, change: Callable[[dict[str, Any]], object], *, warned: bool = False, **job: Any
 ) -> Iterator[str]:
-    """Add a CronJob with a change of its pod's spec, and start a run; yield its name.
+    """Add a CronJob with a changed spec of its pod, and start a run. Yield its name.
 
     ``job`` are fields of the Job. ``warned`` allows a warning of the API server.
     """
@@ -375,7 +375,10 @@ def row_with(
 
 
 class Overlay(NamedTuple):
-    """A copy of the example overlay, with what it names. ``root`` is the folder above ``k8s``."""
+    """A copy of the example overlay, its server and its services.
+
+    ``root`` is the folder above ``k8s``.
+    """
 
     root: Path
     namespace: str
@@ -384,16 +387,16 @@ class Overlay(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """The overlay's own folder."""
+        """Return the folder of the overlay."""
         return self.root / "k8s" / "overlays" / "mine"
 
     @property
     def database(self) -> Database:
-        """The database of the page, as a superuser."""
+        """Return the database of the page, as a superuser."""
         return Database(self.server.url("shop"))
 
     def edit(self, name: str, replacements: dict[str, str]) -> None:
-        """Replace texts of a file, each of which must be there."""
+        """Replace texts of a file. The file must contain each of them."""
         path = self.folder / name
         text = path.read_text(encoding="utf-8")
         for old, new in replacements.items():
@@ -425,11 +428,11 @@ class Overlay(NamedTuple):
         path.write_text(yaml.safe_dump(content), encoding="utf-8")
 
     def apply(self) -> list[str]:
-        """Apply the overlay; return the lines that kubectl prints."""
+        """Apply the overlay. Return the lines that kubectl prints."""
         return kubectl("apply", "-k", str(self.folder)).splitlines()
 
     def run(self, command: str) -> str:
-        """Run a command of a page in the folder above ``k8s``; return what it prints."""
+        """Run a command of a page in the folder above ``k8s``. Return its output."""
         return shell(command, folder=self.root, namespace=self.namespace)
 
     def rendered(self) -> list[dict[str, Any]]:
@@ -439,7 +442,7 @@ class Overlay(NamedTuple):
 
 @contextmanager
 def example_overlay(namespace: str, root: Path) -> Iterator[Overlay]:
-    """Copy the example below ``root`` and edit it as the page says; at the end, remove all."""
+    """Copy the example below ``root`` and edit it as the page says. At the end, remove it."""
     host = require_cluster(namespace)
     for name in ("base", "components", "examples", "variants"):
         shutil.copytree(K8S / name, root / "k8s" / name)

@@ -1,7 +1,7 @@
 """A stand-in for an image registry, for the container runtime of a node on this machine.
 
-It serves images without files over plain HTTP on 127.0.0.1. To that address containerd and CRI-O
-speak plain HTTP without any configuration. It can also take long, require a login, or refuse.
+It serves images without files over plain HTTP on 127.0.0.1. containerd and CRI-O use plain HTTP for
+this address without any configuration. The registry can also be slow, require a login, or refuse.
 Source: the OCI distribution and image specifications.
 """
 
@@ -44,7 +44,7 @@ class Registry:
         """Bind a free port."""
         self.requests: list[Request] = []
         self.login = ""
-        """The only login that is let in; empty lets in everybody."""
+        """The only login that is let in. If it is empty, everybody is."""
         self.refusal: tuple[int, str, str] | None = None
         """The status, code and message with which every request is refused."""
         self._released = threading.Event()
@@ -68,7 +68,7 @@ class Registry:
 
     @property
     def host(self) -> str:
-        """The address as an image's name has it."""
+        """Return the address as the name of an image has it."""
         return f"127.0.0.1:{self._server.server_address[1]}"
 
     def hold(self) -> None:
@@ -76,11 +76,11 @@ class Registry:
         self._released.clear()
 
     def release(self) -> None:
-        """Answer the requests that are held, and every later one."""
+        """Answer the requests that wait, and every later one."""
         self._released.set()
 
     def add(self, **config: Any) -> tuple[str, str]:
-        """Add an image with a ``config``, for example ``User``; return its name and its digest.
+        """Add an image with a ``config``, for example ``User``. Return its name and its digest.
 
         No node has an image of this name.
         """
@@ -108,7 +108,7 @@ class Registry:
         return f"{self.host}/{REPOSITORY}:{tag}", _digest(text)
 
     def _blob(self, kind: str, content: bytes) -> dict[str, Any]:
-        """Serve a blob; return its descriptor."""
+        """Serve a blob. Return its descriptor."""
         self._documents[f"/v2/{REPOSITORY}/blobs/{_digest(content)}"] = kind, content
         return {"mediaType": kind, "digest": _digest(content), "size": len(content)}
 
@@ -131,7 +131,7 @@ class Registry:
 
 
 def _handler(registry: Registry) -> type[BaseHTTPRequestHandler]:
-    """Return what answers the requests to a registry."""
+    """Return the class that handles the requests to a registry."""
 
     class Handler(BaseHTTPRequestHandler):
         """Answer HEAD and GET."""

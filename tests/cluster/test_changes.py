@@ -64,7 +64,7 @@ def present(overlay: Overlay) -> set[tuple[str, str]]:
     """Return kind and name of every object of the installation."""
     objects = fetch(KINDS, "-n", overlay.namespace)["items"]
     objects += fetch("priorityclasses", "-l", "app.kubernetes.io/name=ops-worker")["items"]
-    names = {(found["kind"], found["metadata"]["name"]) for found in objects}
+    names = {(content["kind"], content["metadata"]["name"]) for content in objects}
     return names - MADE_BY_THE_CLUSTER
 
 
@@ -75,7 +75,7 @@ def test_every_row_has_a_test() -> None:
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_nothing_is_left(overlay: Overlay, change: str) -> None:
-    """After the command there is what a new installation has, and `kubectl diff` shows nothing."""
+    """After the command, the objects are those of a new installation. `kubectl diff` is empty."""
     before, after = CHANGES[change]
     overlay.write(before)
     overlay.apply()

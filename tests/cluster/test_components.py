@@ -1,7 +1,7 @@
 """The components of docs/kubernetes.md in an overlay: what each one does, with real pods.
 
-Not shown here, because it needs more than a cluster: that a network plugin enforces the
-NetworkPolicy, that Prometheus fires the alerts, a CSI driver, Vault, and OpenShift's own admission.
+Some things need more than a cluster and are not tested here: a network plugin that enforces the
+NetworkPolicy, a Prometheus that fires the alerts, a CSI driver, Vault, and OpenShift's admission.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def installed(
 
 @pytest.fixture
 def overlay(installed: Overlay) -> Iterator[Overlay]:
-    """The installation. At the end, no Deployment is left."""
+    """Yield the installation. Delete its Deployments at the end."""
     yield installed
     kubectl("-n", NAMESPACE, "delete", "deployments", "--all", "--wait=true")
     pods = ("pods", "-l", "app.kubernetes.io/component=sidecar")
@@ -70,7 +70,7 @@ def rollout(deployment: str = SIDECAR) -> None:
 
 
 def run_pass(name: str, cronjob: str = "ops-worker-health") -> dict[str, Any]:
-    """Run a Job of a CronJob until it is complete; return its pod."""
+    """Run a Job of a CronJob until it is complete. Return its pod."""
     kubectl("-n", NAMESPACE, "create", "job", name, f"--from=cronjob/{cronjob}")
     wait = ("wait", "--for=condition=complete", "--timeout=110s", f"job/{name}")
     kubectl("-n", NAMESPACE, *wait)
@@ -85,7 +85,7 @@ def installations(overlay: Overlay) -> set[str]:
 
 
 def test_restart(overlay: Overlay) -> None:
-    """A CronJob's pod reads changed settings; a Deployment reads them after its restart."""
+    """A CronJob's pod reads changed settings. A Deployment reads them after its restart."""
     overlay.write(["sidecar"])
     overlay.apply()
     rollout()
@@ -129,7 +129,7 @@ def test_runbook(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The first commands of the runbook describe the cluster; its catalogue can be taken home.
+    """The first commands of the runbook describe the cluster. A command copies the catalogue.
 
     Without -n, the namespace is that of the kubeconfig's context.
     """
@@ -150,15 +150,15 @@ def test_runbook(
 
 
 def test_changed_secret(overlay: Overlay) -> None:
-    """A CronJob's pod reads a changed Secret; a Deployment reads it after its restart."""
+    """A CronJob's pod reads a changed Secret. A Deployment reads it after its restart."""
     overlay.write(["sidecar"])
     overlay.apply()
     rollout()
     change = page_commands("kubernetes.md", "To change the Secret", "The commands of")[0]
     overlay.database.rows("ALTER ROLE ops_worker PASSWORD 'rotated'")
     try:
-        printed = overlay.run(f"({change.replace('PG_PASS=...', 'PG_PASS=rotated')}) 2>&1")
-        assert "missing the" in printed and "annotation" in printed
+        output = overlay.run(f"({change.replace('PG_PASS=...', 'PG_PASS=rotated')}) 2>&1")
+        assert "missing the" in output and "annotation" in output
         run_pass("after-rotation")
         overlay.database.rows(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'ops_worker'"
@@ -226,12 +226,12 @@ def test_secret_files(overlay: Overlay) -> None:
 
 
 def test_priority(overlay: Overlay) -> None:
-    """On a full node a pass starts only with the component: another pod is evicted for it."""
+    """On a full node, a pass starts only with the component, which evicts another pod."""
     if kubectl("get", "priorityclass", "ops-worker", "--ignore-not-found"):
         pytest.skip("the cluster has a PriorityClass ops-worker: it is not the test's to change")
     node = fetch("nodes")["items"][0]["metadata"]["name"]
-    here = {"target": {"kind": "CronJob"}, "patch": json.dumps([_on_node(node)])}
-    overlay.write(patches=[here])
+    patch = {"target": {"kind": "CronJob"}, "patch": json.dumps([_on_node(node)])}
+    overlay.write(patches=[patch])
     overlay.apply()
     filler = _filler(node)
     kubectl("create", "-f", "-", stdin=json.dumps(filler))
@@ -240,11 +240,11 @@ def test_priority(overlay: Overlay) -> None:
     try:
         assert main(["trigger", "health", "-n", NAMESPACE]) == 0
         until(lambda: "Insufficient memory" in json.dumps(_conditions()))
-        overlay.write(["priority"], patches=[here])
+        overlay.write(["priority"], patches=[patch])
         overlay.apply()
         run_pass("on-a-full-node")
-        gone = ("wait", "--for=delete", "--timeout=60s", "pod/filler")
-        kubectl("-n", NAMESPACE, *gone)
+        deleted = ("wait", "--for=delete", "--timeout=60s", "pod/filler")
+        kubectl("-n", NAMESPACE, *deleted)
     finally:
         kubectl("-n", NAMESPACE, "delete", "pod", "filler", "--ignore-not-found")
         kubectl("delete", "priorityclass", "ops-worker", "--ignore-not-found")
@@ -264,7 +264,7 @@ def _conditions() -> list[Any]:
 
 
 def _filler(node: str) -> dict[str, Any]:
-    """Return a pod that requests what is left of a node's memory, less 32 Mi. It uses little."""
+    """Return a pod that requests the free memory of a node, except 32 Mi. It uses little of it."""
     free = _bytes(fetch("node", node)["status"]["allocatable"]["memory"])
     for pod in fetch("pods", "-A", f"--field-selector=spec.nodeName={node}")["items"]:
         if pod["status"]["phase"] in {"Pending", "Running"}:
@@ -326,7 +326,7 @@ def _statuses() -> list[Any]:
 
 
 def test_openshift(overlay: Overlay) -> None:
-    """Without a user of its own, the pod runs as that of the image, or as any user of a cluster."""
+    """A pod without its own user runs as the image's user, or as any user that a cluster sets."""
     overlay.write(["openshift"])
     overlay.apply()
     pod = run_pass("image-user")
@@ -350,7 +350,7 @@ def test_scheduling(overlay: Overlay) -> None:
 
 
 def test_renamed(overlay: Overlay, capsys: pytest.CaptureFixture[str]) -> None:
-    """A prefix and a suffix reach every name but that of the Secret; the Role follows, too."""
+    """A prefix and a suffix change every name except the Secret's. The Role has the new names."""
     overlay.write(["monitoring", "events", "sidecar"], namePrefix="a-", nameSuffix="-b")
     overlay.apply()
     rollout("deployment/a-ops-worker-sidecar-b")
@@ -371,9 +371,9 @@ def test_renamed(overlay: Overlay, capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["name"] for row in rows] == ["a-ops-worker-sidecar-b"]
     kinds = "cronjobs,configmaps,networkpolicies,roles,rolebindings,serviceaccounts"
     renamed = [
-        f"{found['kind']}/{found['metadata']['name']}"
-        for found in fetch(kinds, "-n", NAMESPACE)["items"]
-        if found["metadata"]["name"].startswith("a-")
+        f"{content['kind']}/{content['metadata']['name']}"
+        for content in fetch(kinds, "-n", NAMESPACE)["items"]
+        if content["metadata"]["name"].startswith("a-")
     ]
     kubectl("-n", NAMESPACE, "delete", *renamed)
 
@@ -454,8 +454,8 @@ def test_monitoring_alone(overlay: Overlay) -> None:
     text = path.read_text(encoding="utf-8").replace("ops-worker\n", f"{NAMESPACE}\n", 1)
     path.write_text(text, encoding="utf-8")
     lines = overlay.run("kubectl apply -k k8s/variants/monitoring").splitlines()
-    made = {line.split()[0] for line in lines}
-    assert made == {
+    applied = {line.split()[0] for line in lines}
+    assert applied == {
         "configmap/ops-worker-dashboard",
         "prometheusrule.monitoring.coreos.com/ops-worker",
     }

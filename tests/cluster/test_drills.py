@@ -46,7 +46,7 @@ def jobs_of(name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("second", range(LIFE_S + 1))
 def test_pod_deleted(installation: Installation, second: int) -> None:
-    """A pod that is deleted at any second of its life costs a retry, and no row and no alert."""
+    """If a pod is deleted at any second of its life, the Job completes, and no alert opens."""
     installation.stubs["evaluator"].mode = slow
     name = f"t-deleted-{second}"
 
@@ -70,7 +70,7 @@ def test_pod_deleted(installation: Installation, second: int) -> None:
 
 
 def test_evicted(installation: Installation) -> None:
-    """A pod that is evicted does not count as a failure, and is replaced: also the second one.
+    """A pod that is evicted does not count as a failure, and is replaced, even a second time.
 
     The Job may fail once (`backoffLimit`), so two failures would end it.
     """
@@ -79,7 +79,7 @@ def test_evicted(installation: Installation) -> None:
     evicted: list[str] = []
 
     def running() -> str:
-        """Return the name of a pod that runs and was not evicted; empty if there is none."""
+        """Return the name of a pod that runs and was not evicted. It is empty if there is none."""
         for pod in pods_of(NAMESPACE, name):
             if pod["status"]["phase"] == "Running" and pod["metadata"]["name"] not in evicted:
                 return str(pod["metadata"]["name"])
@@ -118,19 +118,19 @@ def test_controller_was_away(installation: Installation) -> None:
     suspend(name, suspended=False)
     try:
         until(lambda: installation.database.value("SELECT count(*) FROM system_metrics"))
-        made = [job for job in jobs_of(name) if job["metadata"]["uid"] not in before]
+        jobs = [job for job in jobs_of(name) if job["metadata"]["uid"] not in before]
     finally:
         suspend(name, suspended=True)
-    minutes = {job["metadata"]["annotations"][SCHEDULED] for job in made}
-    assert 1 <= len(made) <= 2
-    assert len(minutes) == len(made)
+    minutes = {job["metadata"]["annotations"][SCHEDULED] for job in jobs}
+    assert 1 <= len(jobs) <= 2
+    assert len(minutes) == len(jobs)
 
 
 SCHEDULED = "batch.kubernetes.io/cronjob-scheduled-timestamp"
 
 
 def test_upgrade_while_a_job_runs(installation: Installation) -> None:
-    """A running Job keeps the template that it began with; the next one has the new template."""
+    """A running Job keeps the template that it began with. The next one has the new template."""
     installation.stubs["evaluator"].mode = slow
     cronjob = yaml.safe_load((K8S / "40-cronjob-health.yaml").read_text(encoding="utf-8"))
     cronjob["spec"]["suspend"] = True

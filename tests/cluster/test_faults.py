@@ -1,4 +1,4 @@
-"""What `ops-worker cluster` and `trigger` say of faults that a real cluster has."""
+"""The messages of `ops-worker cluster` and `trigger` about faults of a real cluster."""
 
 from __future__ import annotations
 
@@ -119,14 +119,14 @@ def test_pod_cannot_start(
     change: Callable[[dict[str, Any]], object],
     text: str,
 ) -> None:
-    """The warning has the whole cause, and what to do about this one."""
+    """The warning has the whole cause and its remedy."""
     with faulty(f"t-{name}", change) as cronjob:
         row = row_with(capsys, cronjob, text)
     assert not any("create secret generic ops-worker" in warning for warning in row["warnings"])
 
 
 def test_quota(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without room in the quota no pod ever exists; trigger ends with the reason."""
+    """Without room in the quota no pod is created, and trigger ends with the reason."""
     kubectl("-n", NAMESPACE, "create", "quota", "t-none", "--hard=pods=0")
     text = "no pod can be created: FailedCreate: exceeded quota: t-none"
     try:
@@ -142,7 +142,7 @@ def test_quota(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_out_of_memory(capsys: pytest.CaptureFixture[str]) -> None:
-    """The limit that was exceeded is shown, with what the manifests set."""
+    """The summary has the exceeded limit and the limit of the manifests."""
 
     def small(spec: dict[str, Any]) -> None:
         """Take more memory than the limit."""
@@ -185,7 +185,7 @@ def test_sidecar(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_deadline(capsys: pytest.CaptureFixture[str]) -> None:
-    """After a success, a Job that its deadline ended is the last run; its exit code is unknown."""
+    """After a success, a Job that its deadline ended is the last run. Its exit code is unknown."""
 
     def quick(spec: dict[str, Any]) -> None:
         """Succeed at once."""
@@ -225,29 +225,57 @@ def test_command_job(plain: Installation) -> None:
     assert plain.database.value("SELECT count(*) FROM system_metrics") == 0
 
 
-def test_command(installation: Installation, capfd: pytest.CaptureFixture[str]) -> None:
-    """Commands run in the cluster with their output and exit code, and are no runs of a pass."""
-    trigger = ["trigger", "--wait", "-n", NAMESPACE, "--args"]
-    assert installation.job("t-command", "init-db").condition == "Complete"
-    assert main([*trigger, "init-db"]) == 0
-    assert main([*trigger, "health"]) == 0
+def in_cluster(command: str) -> int:
+    """Run a command in the cluster. Return its exit code."""
+    return main(["trigger", "--wait", "-n", NAMESPACE, "--args", command])
+
+
+@pytest.fixture
+def prepared(installation: Installation, capfd: pytest.CaptureFixture[str]) -> Installation:
+    """Return an installation with its tables and one recorded pass."""
+    assert in_cluster("init-db") == 0
+    assert in_cluster("health") == 0
     capfd.readouterr()
-    assert main([*trigger, "status --output json"]) == 0
-    document = json.loads(capfd.readouterr().out)
-    assert len(document["services"]) == 4
-    assert main([*trigger, "alerts list --output json"]) == 0
-    assert json.loads(capfd.readouterr().out) == []
-    assert main([*trigger, "maintenance start --for 1h --reason 'new switch'"]) == 0
-    assert main([*trigger, "maintenance status"]) == 0
-    shown = capfd.readouterr().out
-    assert "new switch" in shown and user() in shown
-    assert main([*trigger, "maintenance end"]) == 0
-    assert main([*trigger, "alerts ack 0"]) != 0
-    assert main([*trigger, "absent"]) == 2
-    assert "invalid choice: 'absent'" in capfd.readouterr().out
+    return installation
+
+
+def test_command(installation: Installation, capfd: pytest.CaptureFixture[str]) -> None:
+    """A command in the cluster is no run of a pass."""
+    assert installation.job("t-command", "init-db").condition == "Complete"
+    assert in_cluster("init-db") == 0
+    assert in_cluster("health") == 0
+    capfd.readouterr()
     assert main(["cluster", "-n", NAMESPACE, "--output", "json"]) == 0
     rows = json.loads(capfd.readouterr().out)["cronjobs"]
     assert not any("-command-" in row["last_job"] for row in rows)
+
+
+@pytest.mark.usefixtures("prepared")
+def test_output_of_a_command(capfd: pytest.CaptureFixture[str]) -> None:
+    """The output of a command in the cluster is printed."""
+    assert in_cluster("status --output json") == 0
+    document = json.loads(capfd.readouterr().out)
+    assert len(document["services"]) == 4
+    assert in_cluster("alerts list --output json") == 0
+    assert json.loads(capfd.readouterr().out) == []
+
+
+@pytest.mark.usefixtures("prepared")
+def test_maintenance_by_command(capfd: pytest.CaptureFixture[str]) -> None:
+    """A maintenance that a command starts has its reason and the user."""
+    assert in_cluster("maintenance start --for 1h --reason 'new switch'") == 0
+    assert in_cluster("maintenance status") == 0
+    screen = capfd.readouterr().out
+    assert "new switch" in screen and user() in screen
+    assert in_cluster("maintenance end") == 0
+
+
+@pytest.mark.usefixtures("prepared")
+def test_exit_code_of_a_command(capfd: pytest.CaptureFixture[str]) -> None:
+    """A command that fails in the cluster has its own exit code and message."""
+    assert in_cluster("alerts ack 0") != 0
+    assert in_cluster("absent") == 2
+    assert "invalid choice: 'absent'" in capfd.readouterr().out
 
 
 @contextmanager
@@ -321,7 +349,7 @@ def test_pod_security(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_root(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where Pod Security lets it through, the kubelet refuses it because of runAsNonRoot."""
+    """If Pod Security accepts a pod of root, the kubelet refuses it because of runAsNonRoot."""
     set_pod_security("privileged")
     try:
         with faulty("t-root", as_root) as cronjob:
@@ -369,7 +397,7 @@ def test_webhook(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_shards(capsys: pytest.CaptureFixture[str]) -> None:
-    """Of an Indexed Job the worst shard counts, and a warning names each shard that failed."""
+    """The worst shard of an Indexed Job counts. A warning names each shard that failed."""
     code = "import os, sys; sys.exit(2 * int(os.environ['JOB_COMPLETION_INDEX']))"
 
     def change(spec: dict[str, Any]) -> None:
@@ -389,7 +417,7 @@ def test_shards(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_plain_sidecar(capsys: pytest.CaptureFixture[str]) -> None:
-    """A plain sidecar keeps the Job from completing; a native sidecar does not."""
+    """A plain sidecar keeps the Job from completing. A native sidecar does not."""
     images = fetch("nodes")["items"][0]["status"]["images"]
     names = [name for image in images for name in image.get("names") or ()]
     pause = [name for name in names if "pause" in name]

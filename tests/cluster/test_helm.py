@@ -53,7 +53,7 @@ def values() -> Iterator[tuple[dict[str, Any], Database]]:
 
 
 def helm(*arguments: str, values: dict[str, Any] | None = None) -> str:
-    """Run helm, which has to succeed; return its output."""
+    """Run helm, which must succeed, and return its output."""
     program = executable("helm")
     assert program is not None
     done = subprocess.run(
@@ -69,15 +69,15 @@ def helm(*arguments: str, values: dict[str, Any] | None = None) -> str:
 
 
 def test_release(values: tuple[dict[str, Any], Database]) -> None:
-    """A release records; an upgrade changes what runs; an uninstall leaves only the Secret."""
-    wanted, database = values
-    helm("install", RELEASE, CHART, "--create-namespace", values=wanted)
+    """A release records. An upgrade changes the settings. An uninstall leaves only the Secret."""
+    settings, database = values
+    helm("install", RELEASE, CHART, "--create-namespace", values=settings)
     create_secret(NAMESPACE, name=RELEASE)
     assert main(["trigger", f"{RELEASE}-health", "--wait", "-n", NAMESPACE]) == 0
     assert len(database.health()) == 4
-    wanted["settings"]["DELIVERY_HEALTH_URL"] = ""
-    wanted["settings"]["INSTALLATION"] = RELEASE
-    helm("upgrade", RELEASE, CHART, values=wanted)
+    settings["settings"]["DELIVERY_HEALTH_URL"] = ""
+    settings["settings"]["INSTALLATION"] = RELEASE
+    helm("upgrade", RELEASE, CHART, values=settings)
     assert main(["trigger", f"{RELEASE}-health", "--wait", "-n", NAMESPACE]) == 0
     runs = database.rows("SELECT DISTINCT installation FROM ops_worker_run")
     assert {row["installation"] for row in runs} == {"ops-worker", RELEASE}

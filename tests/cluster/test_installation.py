@@ -1,4 +1,4 @@
-"""What `kubectl apply -f k8s/` gives, on a real API server, with real pods."""
+"""The result of `kubectl apply -f k8s/` on a real API server, with real pods."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_schedule(installation: Installation) -> None:
 def test_retry(
     installation: Installation, env: dict[str, str], exit_code: int, reason: str, pods: int
 ) -> None:
-    """A pass that failed with exit code 1 is retried once; 2 and 3 are not retried."""
+    """A pass that failed with exit code 1 is retried once. Codes 2 and 3 are not retried."""
     ended = installation.job(f"t-retry-{exit_code}", "metrics", env)
     assert (ended.condition, ended.reason, len(ended.pods)) == ("Failed", reason, pods)
     assert ended.message["exit_code"] == exit_code
@@ -175,14 +175,14 @@ def test_events(plain: Installation) -> None:
     """
     path = K8S / "variants" / "events" / "rendered.yaml"
     documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-    wanted = [
+    objects = [
         document
         for document in documents
         if document["kind"] in {"Role", "RoleBinding"}
         or document["metadata"]["name"] == "ops-worker-health"
     ]
-    wanted[-1]["spec"]["suspend"] = True
-    kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(wanted))
+    objects[-1]["spec"]["suspend"] = True
+    kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
     plain.stubs["ingest"].mode = "503"
     try:
         assert main(["trigger", "health", "--wait", "-n", NAMESPACE]) == 0
@@ -195,14 +195,14 @@ def test_events(plain: Installation) -> None:
     kubectl("-n", NAMESPACE, "delete", "rolebinding,role", "ops-worker-events")
 
 
-def variant(name: str, kind: str, which: str) -> dict[str, Any]:
+def variant(name: str, kind: str, object_name: str) -> dict[str, Any]:
     """Return one object of a variant."""
     path = K8S / "variants" / name / "rendered.yaml"
     documents = yaml.safe_load_all(path.read_text(encoding="utf-8"))
     document: dict[str, Any] = next(
         document
         for document in documents
-        if (document["kind"], document["metadata"]["name"]) == (kind, which)
+        if (document["kind"], document["metadata"]["name"]) == (kind, object_name)
     )
     return document
 
@@ -234,7 +234,7 @@ def test_sidecar(plain: Installation) -> None:
 
 
 def test_sidecar_beside_cronjob(plain: Installation, capsys: pytest.CaptureFixture[str]) -> None:
-    """A CronJob of the same pass adds samples, and none is recorded twice; `cluster` warns."""
+    """A CronJob of the same pass adds samples, and none is recorded twice. `cluster` warns."""
     with running_sidecar():
         for number in range(2):
             assert plain.job(f"t-beside-{number}", "metrics").condition == "Complete"
@@ -307,7 +307,7 @@ def test_service_account(installation: Installation) -> None:
 
 
 def test_repeated_probe(plain: Installation) -> None:
-    """A probe without an answer is repeated once; the closing line gives the number of repeats."""
+    """A probe without an answer is repeated once. The closing line gives the number of repeats."""
     stub = plain.stubs["ingest"]
     first = [reset]
 
@@ -326,7 +326,7 @@ def test_repeated_probe(plain: Installation) -> None:
 
 
 def test_blind(plain: Installation) -> None:
-    """Without a resolver two passes are blind and change no service; the third one believes it."""
+    """Without a resolver, two passes are blind. The third one records unhealthy services."""
     assert plain.job("t-sighted", "health").condition == "Complete"
     env = {name: f"http://host-{n}.invalid:8080" for n, name in enumerate(plain.stubs.env)}
     states = []

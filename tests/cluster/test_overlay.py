@@ -1,4 +1,4 @@
-"""What docs/kubernetes.md describes: from the example overlay to a row, with its own commands."""
+"""The commands of docs/kubernetes.md, from the example overlay to a row."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def overlay(tmp_path: Path) -> Iterator[Overlay]:
 
 
 def waiting(namespace: str, job: str) -> str:
-    """Return why the container of a Job's only pod waits; empty if it does not wait."""
+    """Return why the container of a Job's only pod waits. It is empty if it does not wait."""
     for pod in pods_of(namespace, job):
         for status in pod["status"].get("containerStatuses", ()):
             return str(status["state"].get("waiting", {}).get("reason", ""))
@@ -87,14 +87,14 @@ def test_from_the_example_to_a_row(overlay: Overlay, capsys: pytest.CaptureFixtu
 
 
 def test_changed_in_the_cluster(overlay: Overlay) -> None:
-    """`kubectl diff` shows a ConfigMap that was changed in the cluster; an apply overwrites it."""
+    """`kubectl diff` shows a ConfigMap that was changed in the cluster. An apply overwrites it."""
     overlay.apply()
     diff = next(c for c in page_commands("kubernetes.md", "## After", "## Check") if " diff " in c)
     assert overlay.run(diff) == ""
     patch = json.dumps({"data": {"PG_DB": "changed"}})
     kubectl("-n", NAMESPACE, "patch", "configmap", "ops-worker", "-p", patch)
-    shown = overlay.run(f"{diff} || test $? = 1")
-    assert "-  PG_DB: changed" in shown and "+  PG_DB: shop" in shown
+    output = overlay.run(f"{diff} || test $? = 1")
+    assert "-  PG_DB: changed" in output and "+  PG_DB: shop" in output
     overlay.apply()
     assert fetch("configmap", "ops-worker", "-n", NAMESPACE)["data"]["PG_DB"] == "shop"
 

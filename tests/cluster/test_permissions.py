@@ -32,11 +32,14 @@ TRIGGER = [
 
 @pytest.fixture
 def account(tmp_path: Path) -> Iterator[Callable[[list[str]], str]]:
-    """Make an account; yield what gives it only these rights, and returns its kubeconfig."""
-    here = ("-n", NAMESPACE)
-    kubectl(*here, "create", "serviceaccount", ACCOUNT)
+    """Make an account. Yield a function that grants it only these rights.
+
+    The function returns the path of the account's kubeconfig.
+    """
+    in_namespace = ("-n", NAMESPACE)
+    kubectl(*in_namespace, "create", "serviceaccount", ACCOUNT)
     config = json.loads(kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
-    token = kubectl(*here, "create", "token", ACCOUNT).strip()
+    token = kubectl(*in_namespace, "create", "token", ACCOUNT).strip()
     config["users"][0]["user"] = {"token": token}
     path = tmp_path / "kubeconfig"
     path.write_text(json.dumps(config), encoding="utf-8")
@@ -67,7 +70,7 @@ def account(tmp_path: Path) -> Iterator[Callable[[list[str]], str]]:
         yield with_rights
     finally:
         names = ("rolebinding,role,serviceaccount", ACCOUNT, "--ignore-not-found")
-        kubectl(*here, "delete", *names)
+        kubectl(*in_namespace, "delete", *names)
 
 
 def test_cluster(account: Callable[[list[str]], str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What `ops-worker cluster` says of images: slow pulls, refusals, images that cannot run.
+"""The messages of `ops-worker cluster` about images: slow pulls, refusals, images that cannot run.
 
 The images come from a registry on this machine. So the node has to be on this machine, too.
 """
@@ -59,7 +59,7 @@ def test_image(
     image, _ = registry.add(**config)
 
     def change(spec: dict[str, Any]) -> None:
-        """Name the image, and leave its user to it."""
+        """Name the image, without a user, so that the user is the image's."""
         container(spec)["image"] = image
         container(spec).pop("args")
         del spec["securityContext"]["runAsUser"], spec["securityContext"]["runAsGroup"]

@@ -42,14 +42,14 @@ OWN_TABLES = ("ops_worker_hour", "ops_worker_day", "ops_worker_span", "ops_worke
 
 @pytest.fixture(scope="module")
 def schema(installation: Installation) -> Installation:
-    """The installation with every table of the worker."""
+    """Return the installation with every table of the worker."""
     assert main(["trigger", "init-db", "--wait", "-n", NAMESPACE]) == 0
     return installation
 
 
 @pytest.fixture
 def plain(plain: Installation, schema: Installation) -> Installation:
-    """The installation with empty tables of its own."""
+    """Return the installation after emptying the worker's own tables."""
     for table in OWN_TABLES:
         schema.database.rows(f"DELETE FROM {table}")
     return plain
@@ -64,7 +64,7 @@ def hours(installation: Installation) -> list[dict[str, Any]]:
 
 
 def state_of(name: str, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    """Return the row of a CronJob as `ops-worker cluster` reports it; none if it does not exist."""
+    """Return the row of a CronJob in `ops-worker cluster`, or no row if it does not exist."""
     capsys.readouterr()
     assert main(["cluster", "-n", NAMESPACE, "--output", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)["cronjobs"]
@@ -72,15 +72,15 @@ def state_of(name: str, capsys: pytest.CaptureFixture[str]) -> list[dict[str, An
 
 
 def run(names: Sequence[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Run a pass of each CronJob, one after the other; return their closing lines.
+    """Run a pass of each CronJob, one after the other. Return their closing lines.
 
     Output and log reach the log of the pod by two pipes, so either may have the last line.
     """
     lines = []
     for name in names:
         assert main(["trigger", name, "--wait", "-n", NAMESPACE]) == 0
-        printed = capsys.readouterr().out.splitlines()
-        lines += [line for line in printed if line.startswith(f"{name}: ")]
+        lines_of_log = capsys.readouterr().out.splitlines()
+        lines += [line for line in lines_of_log if line.startswith(f"{name}: ")]
     return lines
 
 
@@ -117,7 +117,7 @@ def test_rollup(plain: Installation) -> None:
 
 
 def test_again(plain: Installation, capsys: pytest.CaptureFixture[str]) -> None:
-    """A second run changes no row; late samples of an hour are added to it."""
+    """A second run changes no row. Late samples of an hour are added to it."""
     plain.database.rows(SAMPLES)
     run(["rollup"], capsys)
     before = hours(plain)
@@ -137,7 +137,7 @@ def test_again(plain: Installation, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_commands(plain: Installation, capsys: pytest.CaptureFixture[str]) -> None:
-    """`trigger rollup --wait` runs it and shows its line; `cluster` shows the CronJob."""
+    """`trigger rollup --wait` runs it and shows its line. `cluster` shows the CronJob."""
     plain.database.rows(SAMPLES)
     (line,) = run(["rollup"], capsys)
     assert line.startswith(f"rollup: {HOURS} hours and ")
@@ -150,7 +150,7 @@ def test_commands(plain: Installation, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_failed(plain: Installation, capsys: pytest.CaptureFixture[str]) -> None:
-    """A rollup without memory fails; both commands say why."""
+    """A rollup without memory fails. Both commands say why."""
     rollup = yaml.safe_load((K8S / "40-cronjob-rollup.yaml").read_text(encoding="utf-8"))
     job = rollup["spec"]["jobTemplate"]["spec"]
     job["backoffLimit"] = 0
@@ -172,7 +172,7 @@ def test_failed(plain: Installation, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_pod_deleted(plain: Installation, capsys: pytest.CaptureFixture[str]) -> None:
-    """A pod that is deleted in the middle keeps its hours; the Job's next pod continues."""
+    """A pod that is deleted in the middle keeps its hours. The Job's next pod continues."""
     plain.database.rows(SAMPLES)
     plain.database.rows(SLOW)
     try:
@@ -260,7 +260,7 @@ def test_ledger(plain: Installation, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def spans(installation: Installation) -> list[tuple[Any, ...]]:
-    """Return how many spans there are of each pass, state and last number."""
+    """Return the number of spans of each pass, state and last number."""
     rows = installation.database.rows(
         "SELECT pass, state, last_no, count(*) AS count FROM ops_worker_span"
         " GROUP BY pass, state, last_no ORDER BY pass, state, last_no"

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.unit
 
 
 def pending(number: int, rows: int = 1) -> Pending:
-    """A pass that began at this moment, with this number of rows."""
+    """Return a pass that began at this moment, with this number of rows."""
     return Pending(float(number), tuple(Sample("a", f"m{row}", float(row)) for row in range(rows)))
 
 
@@ -22,22 +22,22 @@ def moments(entries: tuple[Packed, ...]) -> list[float]:
 
 
 def filled(count: int, limit: int = 100) -> tuple[Backlog, list[Packed]]:
-    """A backlog in which this number of passes wait."""
+    """Return a backlog in which this number of passes wait, and its entries."""
     backlog = Backlog(limit)
     return backlog, [backlog.add(pending(number)) for number in range(count)]
 
 
 def test_packed_is_the_same() -> None:
     """Compressing loses nothing: the documents are those of the samples, with tags."""
-    one = Pending(1.0, (Sample("a", "b", 1.5, {"x": 1}), Sample("a", "é", -0.1)))
-    packed = pack(one)
+    unpacked = Pending(1.0, (Sample("a", "b", 1.5, {"x": 1}), Sample("a", "é", -0.1)))
+    packed = pack(unpacked)
     assert [json.loads(text) for text in packed.documents] == [
         [
             {"service": "a", "metric": "b", "value": 1.5, "tags": {"x": 1}},
             {"service": "a", "metric": "é", "value": -0.1, "tags": {}},
         ]
     ]
-    assert list(packed.documents) == list(one.documents)
+    assert list(packed.documents) == list(unpacked.documents)
     assert (packed.moment, packed.rows) == (1.0, 2)
 
 
@@ -133,15 +133,15 @@ def test_apart_goes_first() -> None:
 
 
 def test_apart_is_tried_again() -> None:
-    """After a time, one entry that is set apart is tried again, each time a different one."""
+    """After a time, an entry that is set apart is tried again. Each time it is another entry."""
     backlog, entries = filled(2)
     backlog.set_apart(entries, retry_at=60.0)
     tried = []
     for now in (59.0, 60.0, 120.0, 180.0):
-        found = backlog.take_due_apart(now)
-        tried.append(moments(found))
-        if found:
-            backlog.set_apart(found, retry_at=now + 60.0)
+        due = backlog.take_due_apart(now)
+        tried.append(moments(due))
+        if due:
+            backlog.set_apart(due, retry_at=now + 60.0)
     assert tried == [[], [0.0], [1.0], [0.0]]
     assert backlog.apart == 2
 
@@ -177,7 +177,7 @@ def entry(moment: float, rows: int) -> Packed:
 
 
 @pytest.mark.parametrize(
-    ("rows", "taken"),
+    ("rows", "size"),
     [
         ((20_000, 20_000), 2),
         ((20_000, 20_001), 1),
@@ -187,11 +187,11 @@ def entry(moment: float, rows: int) -> Packed:
         ((1,) * 65, 64),
     ],
 )
-def test_slice_limits(rows: tuple[int, ...], taken: int) -> None:
+def test_slice_limits(rows: tuple[int, ...], size: int) -> None:
     """A slice has at most 40,000 rows and 64 entries, but never less than one entry."""
     backlog = Backlog(100)
     backlog._waiting.extend(entry(number, count) for number, count in enumerate(rows))
-    assert len(backlog.next_slice()) == taken
+    assert len(backlog.next_slice()) == size
 
 
 @pytest.mark.parametrize(("failed", "size"), [(1, 1), (2, 1), (3, 1), (5, 2), (7, 3), (64, 32)])
@@ -205,7 +205,7 @@ def test_half_slice(failed: int, size: int) -> None:
 def test_size_counts_every_entry() -> None:
     """Memory is counted wherever an entry is: waiting, set apart or in doubt."""
     backlog, entries = filled(3)
-    total = sum(one.size for one in entries)
+    total = sum(packed.size for packed in entries)
     assert backlog.size == total
     backlog.set_apart(entries[:1], retry_at=0.0)
     backlog.doubt("42", entries[1:2])

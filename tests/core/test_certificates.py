@@ -43,7 +43,7 @@ def test_end(end: datetime) -> None:
 
 
 def element(tag: int, content: bytes) -> bytes:
-    """Return an element of DER. From 128 bytes on, its length has a byte of its own before it."""
+    """Return an element of DER. A length of 128 or more has an additional byte before it."""
     size = (len(content).bit_length() + 7) // 8
     long_form = [0x80 + size, *len(content).to_bytes(size, "big")]
     length = [len(content)] if len(content) < 128 else long_form
@@ -127,7 +127,7 @@ def test_damaged(place: int, byte: int, cut: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("left", "days", "words"),
+    ("remaining", "days", "words"),
     [
         (14 * DAY, 14, "expires in 14 days"),
         (14 * DAY - timedelta(seconds=1), 13, "expires in 13 days"),
@@ -139,9 +139,9 @@ def test_damaged(place: int, byte: int, cut: bool) -> None:
         (-3 * DAY, -3, "expired 2 days ago"),
     ],
 )
-def test_days(left: timedelta, days: int, words: str) -> None:
-    """Days are whole and rounded down, so that 13.9 of 14 days are too few."""
-    assert days_left(NOW + left, NOW) == days
+def test_days(remaining: timedelta, days: int, words: str) -> None:
+    """Days are rounded down to whole days, so 13.9 days are fewer than 14."""
+    assert days_left(NOW + remaining, NOW) == days
     assert end_in_words(days) == words
 
 

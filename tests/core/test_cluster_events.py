@@ -64,7 +64,7 @@ def test_order() -> None:
         event("Pod/p", "B", "", at="2026-03-01T12:00:02Z"),
         event("Pod/p", "A", "", at="2026-03-01T12:00:01Z"),
     )
-    assert [one.reason for one in read_all([late, early])] == ["A", "B"]
+    assert [cluster_event.reason for cluster_event in read_all([late, early])] == ["A", "B"]
 
 
 @pytest.mark.parametrize(
@@ -80,14 +80,16 @@ def test_order() -> None:
 )
 def test_pods_of_a_job(about: str, is_own: bool) -> None:
     """A pod that no longer exists is found by its name: the name of its Job and a suffix."""
-    one = read(event(about, "Failed", ""))
-    assert of_job_pods([one], "job-1") == ([one] if is_own else [])
+    cluster_event = read(event(about, "Failed", ""))
+    assert of_job_pods([cluster_event], "job-1") == ([cluster_event] if is_own else [])
 
 
 def test_cause_of_a_pull_error() -> None:
     """The newest cause counts. Events that only repeat a reason have no cause."""
-    both = events(("Failed", "Failed to pull image old"), ("Failed", PULL), ("Failed", "Error: x"))
-    assert pull_cause(both) == PULL
+    pull_events = events(
+        ("Failed", "Failed to pull image old"), ("Failed", PULL), ("Failed", "Error: x")
+    )
+    assert pull_cause(pull_events) == PULL
     assert pull_cause(events(("Failed", "Error: ErrImagePull"))) == ""
 
 

@@ -89,7 +89,7 @@ def test_broken(pointer: str, relation: str, value: object, reason: str) -> None
 
 
 def test_every_broken_condition() -> None:
-    """Each broken condition is returned, also after one that holds."""
+    """Each broken condition is returned, also after a condition that holds."""
     wants = [Condition("/s", "equals", text) for text in ("up", "ok", "fine")]
     broken = broken_conditions(Answer(DOCUMENT), wants)
     assert [condition for condition, _ in broken] == [wants[0], wants[2]]
@@ -254,7 +254,7 @@ LONG = "é" * 58
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
+    ("value", "text"),
     [
         (LONG, f'"{LONG}"'),
         (LONG + "é", f'"{LONG}…'),
@@ -265,12 +265,12 @@ LONG = "é" * 58
         (None, "null"),
     ],
 )
-def test_shown(value: Any, shown: str) -> None:
+def test_shown(value: Any, text: str) -> None:
     """A value is shown as JSON in at most 60 characters, non-ASCII ones included.
 
     The longest integers are not shown.
     """
-    assert wanted([Condition("/a", "equals", value)]) == [f"/a is {shown}"]
+    assert wanted([Condition("/a", "equals", value)]) == [f"/a is {text}"]
 
 
 @pytest.mark.parametrize("relation", ["matches", "not_matches"])
@@ -294,7 +294,7 @@ def test_deeply_nested() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pointer", "found"),
+    ("pointer", "value"),
     [
         ("/0", 10),
         ("/2", 12),
@@ -309,17 +309,17 @@ def test_deeply_nested() -> None:
         ("/" + "9" * 5000, ABSENT),
     ],
 )
-def test_index(pointer: str, found: Any) -> None:
+def test_index(pointer: str, value: Any) -> None:
     """An index has ASCII digits without leading zeros (RFC 6901), and is within the array."""
-    assert value_at([10, 11, 12], pointer) == found
+    assert value_at([10, 11, 12], pointer) == value
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
 def test_wanted_value(relation: str) -> None:
     """Every relation has a text that says which values it accepts."""
-    said = wanted_value(relation)
+    text = wanted_value(relation)
     numbers = {"a number": 1, "true or false": True, "a whole number of at least 0": 0}
-    value: object = numbers.get(said, "x")
-    if said.startswith("a list"):
+    value: object = numbers.get(text, "x")
+    if text.startswith("a list"):
         value = ["x"]
     assert RELATIONS[relation].accepts(value)

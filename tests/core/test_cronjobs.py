@@ -88,9 +88,9 @@ def test_all_is_well() -> None:
         "lastSuccessfulTime": "2026-03-01T12:09:05Z",
         "active": [{}],
     }
-    found = row_of(cronjob(status), [JOB, FOREIGN], pods, NOW, minutely)
-    assert found._replace(warnings=()) == found
-    assert (found.exit_code, found.summary, found.running, found.missed) == (
+    row = row_of(cronjob(status), [JOB, FOREIGN], pods, NOW, minutely)
+    assert row._replace(warnings=()) == row
+    assert (row.exit_code, row.summary, row.running, row.missed) == (
         0,
         "health: 4 services",
         1,
@@ -127,14 +127,14 @@ def test_no_success_for_three_periods(status: dict[str, str], since: str) -> Non
 
 def test_failed() -> None:
     """A failed pass is a warning."""
-    found = row_of(
+    row = row_of(
         cronjob(suspended=True),
         [JOB],
         [ended(3, '{"error": "no table tenants"}', "2026-03-01T12:09:00Z")],
         NOW,
         minutely,
     )
-    assert found.warnings == (
+    assert row.warnings == (
         "ops-worker-health: the last pass failed with exit code 3: no table tenants",
     )
 
@@ -143,14 +143,14 @@ def test_missing_status() -> None:
     """A new CronJob may have no status, and pods without labels."""
     new = cronjob(suspended=True)
     del new["status"]
-    found = row_of(
+    row = row_of(
         new,
         [JOB],
         [{"metadata": {"name": "p"}}, {"metadata": {"name": "q", "labels": POD_LABELS}}],
         NOW,
         minutely,
     )
-    assert (found.exit_code, found.missed, found.warnings) == (None, None, ())
+    assert (row.exit_code, row.missed, row.warnings) == (None, None, ())
     new["status"] = None
     job = JOB | {"status": None}
     pod = {"metadata": {"name": "p", "labels": POD_LABELS}, "status": None}
@@ -162,8 +162,8 @@ def test_no_exit_code(code: dict[str, None]) -> None:
     """An end without an exit code is no success."""
     pod = ended(0, "gone", "2026-03-01T12:09:00Z")
     pod["status"]["containerStatuses"][0]["state"] = {"terminated": code | {"message": "gone"}}
-    found = row_of(cronjob(suspended=True), [JOB], [pod], NOW, minutely)
-    assert found.warnings == ("ops-worker-health: the last pass failed with exit code 1: gone",)
+    row = row_of(cronjob(suspended=True), [JOB], [pod], NOW, minutely)
+    assert row.warnings == ("ops-worker-health: the last pass failed with exit code 1: gone",)
 
 
 OOM = "OOMKilled: raise resources.limits.memory of the container (the manifests set 128Mi)"
@@ -264,14 +264,14 @@ def test_pending_for_another_reason() -> None:
 
 
 def test_newest_of_the_same_second() -> None:
-    """Of two pods that ended in the same second, the one that was created later counts."""
+    """If two pods ended in the same second, the pod that was created later counts."""
     pods = []
     for code, created in ((0, "2026-03-01T12:08:30Z"), (1, "2026-03-01T12:08:00Z")):
         pod = ended(code, f'{{"summary": "exit {code}"}}', "2026-03-01T12:09:00Z")
         pod["metadata"] = pod["metadata"] | {"creationTimestamp": created}
         pods.append(pod)
-    found = row_of(cronjob(suspended=True), [JOB], pods, NOW, minutely)
-    assert (found.exit_code, found.summary) == (0, "exit 0")
+    row = row_of(cronjob(suspended=True), [JOB], pods, NOW, minutely)
+    assert (row.exit_code, row.summary) == (0, "exit 0")
 
 
 @pytest.mark.parametrize(
@@ -301,8 +301,8 @@ def test_warnings_are_not_repeated() -> None:
         "metadata": {"name": "p", "labels": POD_LABELS},
         "status": {"containerStatuses": [{"state": waiting}]},
     }
-    found = row_of(cronjob(suspended=True), [JOB], [pod, pod], NOW, minutely)
-    assert found.warnings == (
+    row = row_of(cronjob(suspended=True), [JOB], [pod, pod], NOW, minutely)
+    assert row.warnings == (
         "ops-worker-health: pod p cannot start: CrashLoopBackOff; see `kubectl logs`",
     )
 
@@ -336,8 +336,8 @@ def test_job_name() -> None:
 
 def test_event() -> None:
     """With a reason the service is unhealthy, without one it is healthy again."""
-    found = event_of({"name": "ops-worker-health", "uid": "u"}, "ops", "ingest", "http 503", NOW)
-    assert (found["type"], found["message"], found["lastTimestamp"]) == (
+    event = event_of({"name": "ops-worker-health", "uid": "u"}, "ops", "ingest", "http 503", NOW)
+    assert (event["type"], event["message"], event["lastTimestamp"]) == (
         "Warning",
         "ingest is unhealthy: http 503",
         "2026-03-01T12:10:00Z",
@@ -402,20 +402,20 @@ def test_the_workers_own_end() -> None:
         {"proxy": failed(143), "wait": DONE},
     )
     assert worker_names(pod) == ["worker"]
-    found = row_of(cronjob(suspended=True), [JOB], [pod], NOW, minutely)
-    assert (found.exit_code, found.summary) == (3, "no table")
+    row = row_of(cronjob(suspended=True), [JOB], [pod], NOW, minutely)
+    assert (row.exit_code, row.summary) == (3, "no table")
     assert terminated(shared("Running", {"a-mesh": failed(137), "worker": RUNNING})) is None
     two = {
         "metadata": {},
         "spec": {"containers": [{"name": "ops-worker-health"}, {"name": "ops-worker-metrics"}]},
     }
     states = {"ops-worker-health": failed(1), "ops-worker-metrics": DONE}
-    both = two | {
+    ended_pod = two | {
         "status": {
             "containerStatuses": [{"name": name, "state": state} for name, state in states.items()]
         }
     }
-    assert (terminated(both) or {})["exitCode"] == 1
+    assert (terminated(ended_pod) or {})["exitCode"] == 1
     assert worker_names(
         {"spec": {"initContainers": [{"name": "ops-worker"}], "containers": [{"name": "a"}]}}
     ) == ["ops-worker"]
@@ -439,8 +439,8 @@ def test_the_workers_own_end() -> None:
 def test_other_failure(pod: dict[str, Any], expected: str) -> None:
     """Another container that failed is named, unless it is a native sidecar."""
     assert other_failure(pod) == expected
-    found = row_of(cronjob(suspended=True), [JOB], [pod], NOW, minutely)
-    assert (f"ops-worker-health: {expected}" in found.warnings) == bool(expected)
+    row = row_of(cronjob(suspended=True), [JOB], [pod], NOW, minutely)
+    assert (f"ops-worker-health: {expected}" in row.warnings) == bool(expected)
 
 
 def test_held() -> None:
@@ -496,22 +496,22 @@ def over(reason: str, created: str = "2026-03-01T12:09:00Z", **spec: Any) -> dic
 
 def test_lost() -> None:
     """A failed Job without a pod is reported with a hint. With a pod, the pod has the reason."""
-    gone = over("DeadlineExceeded", activeDeadlineSeconds=50)
+    lost_job = over("DeadlineExceeded", activeDeadlineSeconds=50)
     message = (
         "Job job-1 exceeded activeDeadlineSeconds (50 s), and Kubernetes deleted its pod and log: "
         "look in `kubectl get events` for a pod that could not start; "
         "otherwise raise activeDeadlineSeconds or lower PASS_DEADLINE"
     )
-    assert unexplained_failure(gone, []) == message
-    assert row_of(cronjob(suspended=True), [gone, JOB, FOREIGN], [], NOW, minutely).warnings == (
-        f"ops-worker-health: {message}",
-    )
+    assert unexplained_failure(lost_job, []) == message
+    assert row_of(
+        cronjob(suspended=True), [lost_job, JOB, FOREIGN], [], NOW, minutely
+    ).warnings == (f"ops-worker-health: {message}",)
     assert (
         unexplained_failure(over("BackoffLimitExceeded"), [])
         == "Job job-1 failed, and none of its pods shows the reason: BackoffLimitExceeded: no more"
     )
-    assert unexplained_failure(gone, [ended(1, "", "2026-03-01T12:08:00Z")]) == ""
-    assert unexplained_failure(gone, [shared("Running", {"worker": RUNNING})]) == message
+    assert unexplained_failure(lost_job, [ended(1, "", "2026-03-01T12:08:00Z")]) == ""
+    assert unexplained_failure(lost_job, [shared("Running", {"worker": RUNNING})]) == message
     assert (
         unexplained_failure(JOB, [])
         == unexplained_failure(
@@ -527,26 +527,29 @@ def test_lost() -> None:
         }
     }
     done = newer | {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}
-    assert row_of(cronjob(suspended=True), [done, gone], [], NOW, minutely).warnings == ()
+    assert row_of(cronjob(suspended=True), [done, lost_job], [], NOW, minutely).warnings == ()
 
 
 def test_lost_beside_others() -> None:
     """If the pod has another main container, the hint names it."""
     boxes = {"containers": [{"name": "a-mesh"}, {"name": "ops-worker"}]}
-    gone = over("DeadlineExceeded", template={"spec": boxes})
-    assert unexplained_failure(gone, []).endswith(
+    lost_job = over("DeadlineExceeded", template={"spec": boxes})
+    assert unexplained_failure(lost_job, []).endswith(
         "raise activeDeadlineSeconds or lower PASS_DEADLINE; "
         f"if container a-mesh is a sidecar, {NATIVE_SIDECAR}"
     )
     boxes["initContainers"] = [boxes["containers"].pop(0)]
-    assert unexplained_failure(gone, []).endswith(
+    assert unexplained_failure(lost_job, []).endswith(
         "raise activeDeadlineSeconds or lower PASS_DEADLINE"
     )
 
 
 def test_with_gone() -> None:
     """A deleted pod stays in the list as it was. An existing pod has its current state."""
-    pods = [{"metadata": {"name": name}, "seen": seen} for name, seen in ("a1", "b1", "b2", "c2")]
+    pods = [
+        {"metadata": {"name": name}, "version": version}
+        for name, version in ("a1", "b1", "b2", "c2")
+    ]
     assert with_deleted(pods[:2], pods[2:]) == [pods[0], *pods[2:]]
     assert with_deleted(pods[:2], []) == pods[:2]
     assert with_deleted([], pods[:2]) == pods[:2]

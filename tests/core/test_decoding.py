@@ -99,10 +99,10 @@ JSON = st.recursive(
 def test_decode_is_total(body: bytes) -> None:
     """Any bytes give an object that jsonb can store, or a ValueError."""
     try:
-        found = decode(body)
+        document = decode(body)
     except ValueError:
         return
-    text = json.dumps(storable(found), allow_nan=False, ensure_ascii=False)
+    text = json.dumps(storable(document), allow_nan=False, ensure_ascii=False)
     assert "\\u0000" not in text
     text.encode("utf-8")  # raises an error for a lone surrogate
 
@@ -122,13 +122,13 @@ def test_one_line(text: str, expected: str) -> None:
 
 
 class Mark:
-    """Where a YAML parser stopped."""
+    """The position at which a YAML parser stopped."""
 
     line, column = 4, 0
 
 
 class ParserError(Exception):
-    """An error as PyYAML's are."""
+    """An error with the attributes of PyYAML's errors."""
 
     problem_mark = Mark()
 
@@ -138,7 +138,7 @@ class ParserError(Exception):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "problem"),
     [
         (ParserError("expected ',' or ']'"), "expected ',' or ']' at line 5, column 1"),
         (ParserError("could not determine a constructor for the tag '!hush'"),
@@ -150,6 +150,6 @@ class ParserError(Exception):
         (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
     ],
 )  # fmt: skip
-def test_yaml_problem(error: Exception, told: str) -> None:
+def test_yaml_problem(error: Exception, problem: str) -> None:
     """An error of YAML names its place, and never quotes the text."""
-    assert yaml_problem(error) == told
+    assert yaml_problem(error) == problem

@@ -216,15 +216,15 @@ def cronjob(pass_name: str, *, suspended: bool = False) -> dict[str, Any]:
 
 def test_leftovers() -> None:
     """If a CronJob and a Deployment run the same pass, a warning says how to remove either."""
-    both = [cronjob("health"), cronjob("metrics")]
-    assert list(leftovers(both, [deployment()])) == [
+    cronjobs = [cronjob("health"), cronjob("metrics")]
+    assert list(leftovers(cronjobs, [deployment()])) == [
         "CronJob ops-worker-metrics and Deployment ops-worker-sidecar both run the metrics pass: "
         "one of them may be left from an earlier `kubectl apply -k`, which deletes nothing; "
         "to keep the Deployment, run `kubectl -n ops delete cronjob ops-worker-metrics`; "
         "to keep the CronJob, run `kubectl -n ops delete deployment ops-worker-sidecar`"
     ]
     assert list(leftovers([cronjob("metrics", suspended=True)], [deployment()])) == []
-    assert list(leftovers(both, [deployment(replicas=0)])) == []
+    assert list(leftovers(cronjobs, [deployment(replicas=0)])) == []
     assert list(leftovers([cronjob("health")], [deployment()])) == []
 
 

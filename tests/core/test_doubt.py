@@ -141,15 +141,15 @@ CASES = {
 def test_assess(name: str) -> None:
     """A pass is doubted if nothing came back from more than one host, or if nothing was probed."""
     case = CASES[name]
-    seen = [
+    observations = [
         observed(f"s{number}", kind, "same" if case.one_host else "")
         for number, kind in enumerate(case.kinds)
     ]
-    targets = [observation.target for observation in seen]
-    assessment = assess(seen, targets)
+    targets = [observation.target for observation in observations]
+    assessment = assess(observations, targets)
     assert (assessment.suspects, assessment.is_probed) == (case.suspects, case.is_probed)
     void = [kind.startswith("stalled") and kind not in SERVICES_OWN for kind in case.kinds]
-    for before, after, is_void in zip(seen, assessment.observations, void, strict=True):
+    for before, after, is_void in zip(observations, assessment.observations, void, strict=True):
         if is_void:
             assert (after.failure, after.error) == (Failure.NOT_PROBED, NOT_RUN)
         else:
@@ -162,16 +162,18 @@ def test_assess(name: str) -> None:
 )
 def test_latency_of_a_stall(latency_ms: int | None, stalled_s: float, expected: int | None) -> None:
     """A stall of this process, however short, makes no service slow."""
-    seen = observed("a", "200")._replace(latency_ms=latency_ms, stalled_s=stalled_s)
-    (after,) = assess([seen], [seen.target]).observations
-    assert after == seen._replace(latency_ms=expected)
+    observation = observed("a", "200")._replace(latency_ms=latency_ms, stalled_s=stalled_s)
+    (after,) = assess([observation], [observation.target]).observations
+    assert after == observation._replace(latency_ms=expected)
 
 
 def test_a_host_without_an_observation_counts() -> None:
     """A service that was not probed for lack of time is still monitored."""
-    seen = [observed("a", "timeout")]
-    assert assess(seen, [target("a")]).suspects == ()
-    assert assess(seen, [target("a"), target("b")]).suspects == ("no packet came back from 1 host",)
+    observations = [observed("a", "timeout")]
+    assert assess(observations, [target("a")]).suspects == ()
+    assert assess(observations, [target("a"), target("b")]).suspects == (
+        "no packet came back from 1 host",
+    )
 
 
 def test_evidence() -> None:
@@ -181,8 +183,8 @@ def test_evidence() -> None:
     assert stalled.suspects == (
         "this process was not run for 3.0 s (throttled by its CPU limit for 2.9 s): 1 of 1",
     )
-    seen = [observed("a", "name"), observed("b", "name")]
-    (suspect,) = assess(seen, [target("a"), target("b")], evidence).suspects
+    observations = [observed("a", "name"), observed("b", "name")]
+    (suspect,) = assess(observations, [target("a"), target("b")], evidence).suspects
     assert suspect == ("no name could be resolved: 2 of 2 (name server 10.0.0.2, fe80::1, ::1)")
     not_throttled = assess([observed("a", "stalled")], [target("a")], Evidence(0.0))
     assert not_throttled.suspects == (f"{NOT_RUN}: 1 of 1",)
@@ -190,10 +192,10 @@ def test_evidence() -> None:
 
 def test_names_that_fail_while_others_answer() -> None:
     """Such observations are recorded, and one warning names the resolver."""
-    seen = [observed("a", "200"), observed("b", "name"), observed("c", "name")]
-    targets = [observation.target for observation in seen]
-    assessment = assess(seen, targets, Evidence(nameservers=("10.0.0.2",)))
-    assert (assessment.observations, assessment.suspects) == (tuple(seen), ())
+    observations = [observed("a", "200"), observed("b", "name"), observed("c", "name")]
+    targets = [observation.target for observation in observations]
+    assessment = assess(observations, targets, Evidence(nameservers=("10.0.0.2",)))
+    assert (assessment.observations, assessment.suspects) == (tuple(observations), ())
     assert assessment.warnings == (
         "names could not be resolved, although other services gave a sign of life: b, c "
         "(name server 10.0.0.2): check the resolver and these names",
@@ -305,7 +307,7 @@ def test_blind_rows() -> None:
         row("from the future", 10, -61),
         row("no period", 10, 1, float("nan")),
     ]
-    assert [found.name for found in blind(rows, NOW)] == ["longer", "blind"]
+    assert [doubt_row.name for doubt_row in blind(rows, NOW)] == ["longer", "blind"]
 
 
 def test_reason() -> None:

@@ -43,63 +43,75 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
 
-def seen(**facts: Any) -> Observation:
+def observed(**facts: Any) -> Observation:
     """Return an observation with these facts."""
     return Observation(TARGET, 0.0, **facts)
 
 
 JUDGED = [
     (
-        seen(http_status=200, latency_ms=3, body=b'{"counters": {"a": 1}}'),
+        observed(http_status=200, latency_ms=3, body=b'{"counters": {"a": 1}}'),
         State.HEALTHY,
         "",
         3,
         {"a": 1},
     ),
-    (seen(http_status=200, latency_ms=3, body=b'{"status": "critical"}'), State.HEALTHY, "", 3, {}),
-    (seen(http_status=200, latency_ms=3, body=b'{"counters": null}'), State.HEALTHY, "", 3, None),
-    (seen(http_status=200, latency_ms=3, body=b'{"counters": [1]}'), State.HEALTHY, "", 3, [1]),
     (
-        seen(http_status=200, latency_ms=3, body=b"[]"),
+        observed(http_status=200, latency_ms=3, body=b'{"status": "critical"}'),
+        State.HEALTHY,
+        "",
+        3,
+        {},
+    ),
+    (
+        observed(http_status=200, latency_ms=3, body=b'{"counters": null}'),
+        State.HEALTHY,
+        "",
+        3,
+        None,
+    ),
+    (observed(http_status=200, latency_ms=3, body=b'{"counters": [1]}'), State.HEALTHY, "", 3, [1]),
+    (
+        observed(http_status=200, latency_ms=3, body=b"[]"),
         State.UNKNOWN,
         "not a JSON object but an array",
         None,
         None,
     ),
     (
-        seen(http_status=200, latency_ms=3, body=b""),
+        observed(http_status=200, latency_ms=3, body=b""),
         State.UNKNOWN,
         "the body is empty, not JSON (set json = false)",
         None,
         None,
     ),
-    (seen(http_status=503, latency_ms=3), State.DEGRADED, "http 503", 3, None),
+    (observed(http_status=503, latency_ms=3), State.DEGRADED, "http 503", 3, None),
     (
-        seen(http_status=400, latency_ms=3, error="speaks\nTLS"),
+        observed(http_status=400, latency_ms=3, error="speaks\nTLS"),
         State.DEGRADED,
         "http 400: speaks TLS",
         3,
         None,
     ),
-    (seen(http_status=302, latency_ms=3), State.DEGRADED, "http 302", 3, None),
-    (seen(http_status=204, latency_ms=3), State.DEGRADED, "http 204", 3, None),
+    (observed(http_status=302, latency_ms=3), State.DEGRADED, "http 302", 3, None),
+    (observed(http_status=204, latency_ms=3), State.DEGRADED, "http 204", 3, None),
     (
-        seen(failure=Failure.NO_CONNECTION, error="Connection refused"),
+        observed(failure=Failure.NO_CONNECTION, error="Connection refused"),
         State.DOWN,
         "Connection refused",
         None,
         None,
     ),
     (
-        seen(failure=Failure.NO_ANSWER, error="timeout after 5 s"),
+        observed(failure=Failure.NO_ANSWER, error="timeout after 5 s"),
         State.UNKNOWN,
         "timeout after 5 s",
         None,
         None,
     ),
-    (seen(failure=Failure.NO_ANSWER, error="a\nb"), State.UNKNOWN, "a b", None, None),
-    (seen(failure=Failure.NO_ANSWER, error=" \x00 "), State.UNKNOWN, "no answer", None, None),
-    (seen(failure=Failure.NO_CONNECTION), State.DOWN, "no connection", None, None),
+    (observed(failure=Failure.NO_ANSWER, error="a\nb"), State.UNKNOWN, "a b", None, None),
+    (observed(failure=Failure.NO_ANSWER, error=" \x00 "), State.UNKNOWN, "no answer", None, None),
+    (observed(failure=Failure.NO_CONNECTION), State.DOWN, "no connection", None, None),
 ]
 
 
@@ -164,12 +176,12 @@ def test_judge_by_the_catalogue(
 
     The reason names every condition and limit that is not met.
     """
-    found: dict[str, Any] = {
+    answer: dict[str, Any] = {
         "http_status": 200,
         "latency_ms": 3,
         "body": json.dumps(FULL).encode(),
     } | facts
-    verdict = judge(Observation(TARGET._replace(**wants), 0.0, **found))
+    verdict = judge(Observation(TARGET._replace(**wants), 0.0, **answer))
     assert (verdict.state, verdict.reason) == (state, reason)
 
 
@@ -220,8 +232,8 @@ def test_judge_a_connection(
 def test_reason_class_of_a_condition(condition: Condition, reason_class: str) -> None:
     """The reason class names the part of the answer. Another value has the same class."""
     target = TARGET._replace(conditions=(condition,), certificate_days=9, max_latency_ms=1)
-    seen = Observation(target, 0.0, 200, 3, b"{}", certificate_days_left=8)
-    assert judge(seen).reason_class == reason_class
+    observation = Observation(target, 0.0, 200, 3, b"{}", certificate_days_left=8)
+    assert judge(observation).reason_class == reason_class
 
 
 def test_certificate_with_another_status() -> None:
@@ -268,8 +280,8 @@ def test_evidence() -> None:
 
 def test_names_of_not_probed() -> None:
     """A service that was not probed is named."""
-    other = TARGET._replace(name="other")
-    assert not_probed([verdict_of(healthy=True)], [TARGET, other]) == ("other",)
+    unprobed = TARGET._replace(name="other")
+    assert not_probed([verdict_of(healthy=True)], [TARGET, unprobed]) == ("other",)
     assert not_probed([verdict_of(healthy=True)], [TARGET]) == ()
 
 
@@ -279,8 +291,8 @@ def test_not_probed() -> None:
     Each reason is reported once.
     """
     answered, limited = (
-        seen(http_status=200, latency_ms=3, body=b"{}"),
-        seen(failure=Failure.NOT_PROBED, error="no\nfiles"),
+        observed(http_status=200, latency_ms=3, body=b"{}"),
+        observed(failure=Failure.NOT_PROBED, error="no\nfiles"),
     )
     assert [verdict.state for verdict in judge_all([limited, answered, limited])] == [State.HEALTHY]
     assert not_probed_reasons([answered], [TARGET]) == ()
@@ -309,7 +321,7 @@ def test_own_damping() -> None:
 @given(st.binary(), st.integers(100, 599))
 def test_judge_is_total(body: bytes, status: int) -> None:
     """Every answer has a verdict. Every verdict that is not healthy has a reason."""
-    verdict = judge(seen(http_status=status, latency_ms=1, body=body))
+    verdict = judge(observed(http_status=status, latency_ms=1, body=body))
     assert verdict.healthy == (verdict.reason == "")
 
 
@@ -333,7 +345,7 @@ def after(before: KnownState, update: StateChange | None) -> KnownState:
 
 
 DECIDED = [
-    # what, healthy, before, thresholds, streak, opens, closes
+    # case, healthy, before, thresholds, streak, opens, closes
     ("first seen healthy", True, KnownState(), Thresholds(), 1, False, False),
     ("first seen down", False, KnownState(), Thresholds(), 1, True, False),
     (
@@ -398,10 +410,10 @@ DECIDED = [
 
 
 @pytest.mark.parametrize(
-    ("what", "healthy", "before", "thresholds", "streak", "opens", "closes"), DECIDED
+    ("case", "healthy", "before", "thresholds", "streak", "opens", "closes"), DECIDED
 )
 def test_decide(
-    what: str,
+    case: str,
     healthy: bool,
     before: KnownState,
     thresholds: Thresholds,
@@ -411,8 +423,8 @@ def test_decide(
 ) -> None:
     """Every case of the rule gives its streak, and opens or closes the alert."""
     update = decide(verdict_of(healthy), NOW + MINUTE, before, thresholds, NOW + MINUTE)
-    assert update is not None, what
-    assert (streak, opens, closes) == (update.streak, update.opens, update.closes), what
+    assert update is not None, case
+    assert (streak, opens, closes) == (update.streak, update.opens, update.closes), case
 
 
 @pytest.mark.parametrize(
@@ -456,7 +468,9 @@ def test_alert_machine(verdicts: list[bool], alert_after: int, resolve_after: in
         update = decide(verdict_of(healthy), at, before, thresholds, at)
         assert update is not None
         runs.append(healthy)
-        streak = next((n for n, was in enumerate(reversed(runs)) if was is not healthy), len(runs))
+        streak = next(
+            (n for n, earlier in enumerate(reversed(runs)) if earlier is not healthy), len(runs)
+        )
         assert streak == update.streak
         assert NOW + (number - streak + 1) * MINUTE == update.since
         assert update.opens == (not healthy and not before.alerted and streak >= alert_after)
@@ -537,8 +551,8 @@ def test_certificate_of_an_answer() -> None:
     """A certificate that ends soon makes a correct answer degraded, with a class of its own."""
     target = TARGET._replace(url="https://a", certificate_days=2)
     body = b'{"status": "healthy"}'
-    seen = Observation(target, 0.0, 200, 3, body=body, certificate_days_left=1)
-    verdict = judge(seen)
+    observation = Observation(target, 0.0, 200, 3, body=body, certificate_days_left=1)
+    verdict = judge(observation)
     assert (verdict.state, verdict.reason_class) == (State.DEGRADED, "certificate")
 
 

@@ -109,13 +109,13 @@ ANSWERS += [
 ]
 
 
-@pytest.mark.parametrize(("seen", "expected"), ANSWERS)
-def test_judge(seen: dict[str, Any], expected: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("facts", "expected"), ANSWERS)
+def test_judge(facts: dict[str, Any], expected: dict[str, Any]) -> None:
     """A verdict has the observation's target, time and number of attempts.
 
     A fact that was not seen is left out.
     """
-    verdict = judge(Observation(TARGET, 12.5, attempts=3, **seen))
+    verdict = judge(Observation(TARGET, 12.5, attempts=3, **facts))
     assert verdict == Verdict(target=TARGET, taken_at=12.5, attempts=3, **expected)
 
 
@@ -143,8 +143,8 @@ def test_evidence() -> None:
         "since": "2026-03-01T12:00:00+00:00",
         "checked_at": "2026-03-01T12:00:00+00:00",
     }
-    found = evidence(change(state=State.DOWN, reason="refused"), {})
-    assert list(found) == ["state", "reason", "attempts", "streak", "since", "checked_at"]
+    document = evidence(change(state=State.DOWN, reason="refused"), {})
+    assert list(document) == ["state", "reason", "attempts", "streak", "since", "checked_at"]
 
 
 def test_details() -> None:

@@ -103,8 +103,8 @@ def test_other_keepers(
     installation: str, age_s: float | None, period_s: float, is_kept: bool
 ) -> None:
     """Another installation keeps a row that it has written lately."""
-    keepers = other_keepers({"x": known(installation, age_s)}, "a", NOW, period_s)
-    assert keepers == ({"x": installation} if is_kept else {})
+    owners = other_keepers({"x": known(installation, age_s)}, "a", NOW, period_s)
+    assert owners == ({"x": installation} if is_kept else {})
 
 
 def test_keeper_warnings() -> None:

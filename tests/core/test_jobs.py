@@ -214,9 +214,9 @@ def test_names_fit(name: str) -> None:
         (job_of(source, "m12345678"), "m12345678"),
         (command_job(source, ["check"], "m12345678"), "command-m12345678"),
     ):
-        made = job["metadata"]["name"]
-        assert len(made) <= MAX_NAME
-        assert made.endswith(f"-{suffix}") and made[: -len(suffix) - 1][-1].isalnum()
+        job_name = job["metadata"]["name"]
+        assert len(job_name) <= MAX_NAME
+        assert job_name.endswith(f"-{suffix}") and job_name[: -len(suffix) - 1][-1].isalnum()
 
 
 @pytest.mark.parametrize(

@@ -177,13 +177,13 @@ def test_a_clock_that_was_set_back() -> None:
 def test_passes_of_one_transaction() -> None:
     """Passes that waited write the same rows together as one by one."""
     states = ["healthy", "down", "down", "healthy", "healthy"]
-    seen = [[sight("a", 60 * n, state)] for n, state in enumerate(states)]
-    seen.insert(3, [sight("a", 125, "down"), sight("b", 126, "down")])
-    seen.append([sight("a", 5000, "down")])
+    passes = [[sight("a", 60 * n, state)] for n, state in enumerate(states)]
+    passes.insert(3, [sight("a", 125, "down"), sight("b", 126, "down")])
+    passes.append([sight("a", 5000, "down")])
     one_by_one, at_once = Recorder(), Recorder()
-    for sights in seen:
+    for sights in passes:
         one_by_one.record(sights)
-    at_once.record_all([Sighting(at(0), tuple(sights), 60, "c") for sights in seen])
+    at_once.record_all([Sighting(at(0), tuple(sights), 60, "c") for sights in passes])
     assert one_by_one.runs == at_once.runs
 
     def rows(ledger: Recorder) -> list[Span]:
@@ -200,11 +200,11 @@ def test_nothing_is_read_when_nothing_changed() -> None:
 
 def test_digest() -> None:
     """The same states have the same digest in any order. Another state or class changes it."""
-    one, two = sight("a", 0, "healthy"), sight("b", 5, "down")
-    same = digest_of([two._replace(at=at(9), reason="x"), one])
-    assert digest_of([one, two]) == same
-    assert digest_of([one, two._replace(reason_class="refused")]) != same
-    assert digest_of([one]) != digest_of([])
+    first, second = sight("a", 0, "healthy"), sight("b", 5, "down")
+    same = digest_of([second._replace(at=at(9), reason="x"), first])
+    assert digest_of([first, second]) == same
+    assert digest_of([first, second._replace(reason_class="refused")]) != same
+    assert digest_of([first]) != digest_of([])
 
 
 def test_configuration() -> None:
@@ -247,7 +247,7 @@ def test_configuration() -> None:
         )
     ]
     others += [config_of([target], Thresholds(1, 3)), config_of([target], Thresholds(2, 1))]
-    hashes = {config_hash(one) for one in (document, *others)}
+    hashes = {config_hash(config) for config in (document, *others)}
     assert len(hashes) == 1 + len(others)
     assert "hush" not in json.dumps(others)
     certificate = config_of([target._replace(certificate_days=14)], Thresholds(2, 3))
@@ -318,7 +318,9 @@ def test_document() -> None:
 
 def test_hashes() -> None:
     """A hash has 32 hexadecimal digits. The order of the services does not change it."""
-    one, two = Target("a", "", "a", ()), Target("b", "", "b", ())
-    ordered, other = (config_of(targets, Thresholds()) for targets in ([one, two], [two, one]))
-    assert config_hash(ordered) == config_hash(other)
+    first, second = Target("a", "", "a", ()), Target("b", "", "b", ())
+    ordered, reordered = (
+        config_of(targets, Thresholds()) for targets in ([first, second], [second, first])
+    )
+    assert config_hash(ordered) == config_hash(reordered)
     assert len(config_hash(ordered)) == len(digest_of([])) == 32

@@ -46,7 +46,7 @@ def utc(text: str) -> datetime:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected", "shown"),
+    ("text", "expected", "normal_text"),
     [
         ("Sunday 02:00", ((6,), 2, 0), "Sunday 02:00"),
         ("sun 2:00", ((6,), 2, 0), "Sunday 02:00"),
@@ -56,12 +56,12 @@ def utc(text: str) -> datetime:
         ("Mon,Tue,Wed,Thu,Fri,Sat,Sun 23:59", (tuple(range(7)), 23, 59), "day 23:59"),
     ],
 )
-def test_recurrence(text: str, expected: tuple[object, ...], shown: str) -> None:
+def test_recurrence(text: str, expected: tuple[object, ...], normal_text: str) -> None:
     """A recurrence has weekdays and a time. Reading its text gives the same recurrence."""
     recurrence = parse_recurrence(text)
     assert recurrence == expected
-    assert recurrence.text == shown
-    assert parse_recurrence(shown) == recurrence
+    assert recurrence.text == normal_text
+    assert parse_recurrence(normal_text) == recurrence
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ ONCE = Window(begins=NOW, duration=HOUR, services=("a", "b"), id=1)
 )
 def test_running(window: Window, minutes: float, lasts: bool) -> None:
     """A window lasts from its beginning up to its end. Ending it never makes it longer."""
-    found = running([window], NOW + timedelta(minutes=minutes))
-    assert [occurrence.window for occurrence in found] == [window] * lasts
+    current = running([window], NOW + timedelta(minutes=minutes))
+    assert [occurrence.window for occurrence in current] == [window] * lasts
 
 
 def test_running_where_the_date_is_ahead() -> None:
@@ -185,11 +185,11 @@ def test_running_where_the_date_is_ahead() -> None:
 
 def test_cut() -> None:
     """A window that is made during an occurrence begins then. An ended window stays ended."""
-    made = utc("2026-03-08 02:00")
-    window = WEEKLY._replace(begins=made, ended_at=utc("2026-03-22 01:30"))
-    found = list(occurrences(window, made - 30 * DAY, made + 90 * DAY))
-    assert [(item.begun, item.ended) for item in found] == [
-        (made, utc("2026-03-08 03:00")),
+    begins = utc("2026-03-08 02:00")
+    window = WEEKLY._replace(begins=begins, ended_at=utc("2026-03-22 01:30"))
+    all_occurrences = list(occurrences(window, begins - 30 * DAY, begins + 90 * DAY))
+    assert [(item.begun, item.ended) for item in all_occurrences] == [
+        (begins, utc("2026-03-08 03:00")),
         (utc("2026-03-15 01:00"), utc("2026-03-15 03:00")),
         (utc("2026-03-22 01:00"), utc("2026-03-22 01:30")),
     ]
@@ -200,9 +200,9 @@ def test_next_occurrence() -> None:
     """The next occurrence is the current one, else the next one, however far in the future."""
     first = utc("2026-03-08 01:00")
     for now in (NOW, first, first + HOUR):
-        found = next_occurrence(WEEKLY, now)
-        assert found is not None
-        assert found.begun == first
+        occurrence = next_occurrence(WEEKLY, now)
+        assert occurrence is not None
+        assert occurrence.begun == first
     later = next_occurrence(WEEKLY, first + 2 * HOUR)
     assert later is not None
     assert later.begun == first + 7 * DAY
@@ -214,29 +214,29 @@ def test_next_occurrence() -> None:
 
 
 def test_under_maintenance() -> None:
-    """Of several windows, the one that ends last counts, for each service and for all."""
+    """If several windows last, the latest end counts, for each service and for all services."""
     assert "a" not in under_maintenance([], NOW)
     longer = ONCE._replace(services=("b", "c"), duration=3 * HOUR)
     later = ONCE._replace(services=("d",), begins=NOW + HOUR)
-    some = under_maintenance([longer, ONCE, later], NOW)
-    assert [name for name in "abcd" if name in some] == ["a", "b", "c"]
-    assert some.all_until is None
-    assert [some.until(name) for name in "abd"] == [NOW + HOUR, NOW + 3 * HOUR, None]
+    of_services = under_maintenance([longer, ONCE, later], NOW)
+    assert [name for name in "abcd" if name in of_services] == ["a", "b", "c"]
+    assert of_services.all_until is None
+    assert [of_services.until(name) for name in "abd"] == [NOW + HOUR, NOW + 3 * HOUR, None]
     of_all = ONCE._replace(services=(), duration=2 * HOUR)
     everything = under_maintenance([of_all, longer], NOW)
     assert "e" in everything
     assert everything.all_until == NOW + 2 * HOUR
     assert [everything.until(name) for name in "be"] == [NOW + 3 * HOUR, NOW + 2 * HOUR]
     for end in (HOUR, 5 * HOUR):
-        both = under_maintenance([of_all], NOW, NOW + end)
-        assert both.all_until == NOW + max(end, 2 * HOUR)
+        with_setting = under_maintenance([of_all], NOW, NOW + end)
+        assert with_setting.all_until == NOW + max(end, 2 * HOUR)
     assert "e" in UnderMaintenance(NOW)
 
 
 def test_ends_of() -> None:
     """Only a service that is under maintenance has an end."""
-    some = UnderMaintenance(ends={"a": NOW, "b": NOW + HOUR})
-    assert some.ends_of(["a", "c"]) == {"a": NOW}
+    of_services = UnderMaintenance(ends={"a": NOW, "b": NOW + HOUR})
+    assert of_services.ends_of(["a", "c"]) == {"a": NOW}
     everything = UnderMaintenance(NOW + HOUR, {"a": NOW})
     assert everything.ends_of(["a", "c"]) == {"a": NOW + HOUR, "c": NOW + HOUR}
 
@@ -307,10 +307,10 @@ def windows(draw: st.DrawFn) -> Window:
 def test_by_minutes(window: Window, since: datetime, length: int) -> None:
     """Occurrences begin at the local minutes of the recurrence, and at no other times."""
     until = since + timedelta(minutes=length)
-    found = list(occurrences(window, since, until))
-    assert found == sorted(found, key=lambda item: item.begun)
+    all_occurrences = list(occurrences(window, since, until))
+    assert all_occurrences == sorted(all_occurrences, key=lambda item: item.begun)
     last = min(until, window.ended_at or until)
-    for item in found:
+    for item in all_occurrences:
         assert max(window.begins, since - window.duration) <= item.begun <= last
         assert since < item.ended <= (window.ended_at or item.ended)
         assert item.begun < item.ended <= item.begun + window.duration
@@ -325,7 +325,7 @@ def test_by_minutes(window: Window, since: datetime, length: int) -> None:
         if clock.weekday() not in recurrence.weekdays or not is_local:
             continue
         if max(since, window.begins) <= begun < last:
-            assert begun in [item.begun for item in found]
+            assert begun in [item.begun for item in all_occurrences]
 
 
 @given(windows(), times)
@@ -350,16 +350,16 @@ def test_running_is_an_occurrence(window: Window, now: datetime) -> None:
 def test_there_is_always_a_next_one(window: Window, now: datetime) -> None:
     """A window that nobody ended begins again within two weeks, and never in the past."""
     window = window._replace(ended_at=None)
-    found = next_occurrence(window, now)
-    assert found is not None
-    assert found.ended > now
-    assert found.begun <= max(now, window.begins) + NEXT
+    occurrence = next_occurrence(window, now)
+    assert occurrence is not None
+    assert occurrence.ended > now
+    assert occurrence.begun <= max(now, window.begins) + NEXT
 
 
 @given(recurrences, times, st.sampled_from(ZONES))
 def test_lasts_for_elapsed_time(recurrence: Recurrence, now: datetime, zone: ZoneInfo) -> None:
     """A window that nobody ended lasts for its duration, even if the clocks change meanwhile."""
     window = Window(now - 40 * DAY, HOUR, recurrence=recurrence, zone=zone)
-    found = list(occurrences(window, now, now + 30 * DAY))
-    assert len(found) >= 3 * len(recurrence.weekdays)
-    assert {item.ended - item.begun for item in found} == {HOUR}
+    all_occurrences = list(occurrences(window, now, now + 30 * DAY))
+    assert len(all_occurrences) >= 3 * len(recurrence.weekdays)
+    assert {item.ended - item.begun for item in all_occurrences} == {HOUR}

@@ -16,16 +16,16 @@ def target(name: str, **values: str) -> Target:
 
 
 @pytest.mark.parametrize(
-    ("written", "shown"),
+    ("template", "shown"),
     [
         ("", "http://***@host/"),
         ("http://${A}/", "http://${A}/"),
         ("http://u:p@h/", "http://***@h/"),
     ],
 )
-def test_shown_url(written: str, shown: str) -> None:
+def test_shown_url(template: str, shown: str) -> None:
     """A URL is shown as the catalogue has it, and never with a password."""
-    assert target("a", url_template=written).shown_url == shown
+    assert target("a", url_template=template).shown_url == shown
 
 
 def test_without_client() -> None:

@@ -183,8 +183,8 @@ def test_current_health(row: KnownState, expected: bool | None) -> None:
     """The verdict of the pass counts, else the row, unless it is stale or from the future."""
     verdicts = [verdict("own"), verdict("well", healthy=True)]
     known = {"new": KnownState(), "row": row, "own": KnownState(True, 1, NOW, NOW)}
-    found = current_health(verdicts, known, NOW, 60)
-    assert found == {"own": False, "well": True} | ({} if expected is None else {"row": expected})
+    current = current_health(verdicts, known, NOW, 60)
+    assert current == {"own": False, "well": True} | ({} if expected is None else {"row": expected})
 
 
 def test_unprobed_needs() -> None:
@@ -214,26 +214,28 @@ HEALTH = st.dictionaries(st.sampled_from(NAMES), st.booleans())
 
 
 def reachable(needs: Needs, name: str) -> set[str]:
-    """Return all that a service needs, computed in another way: repeat until nothing is new."""
-    found = {*needs[name]}
+    """Return all services that a service needs: add their needs until no name is new."""
+    names = {*needs[name]}
     while True:
-        more = found | {needed for one in found for needed in needs[one]}
-        if more == found:
-            return found
-        found = more
+        more = names | {needed for service in names for needed in needs[service]}
+        if more == names:
+            return names
+        names = more
 
 
 @given(graphs(), HEALTH)
-def test_causes_by_definition(needs: dict[str, tuple[str, ...]], known: dict[str, bool]) -> None:
+def test_causes_by_definition(
+    needs: dict[str, tuple[str, ...]], health_of: dict[str, bool]
+) -> None:
     """A service is held back if and only if it and something that it needs are unhealthy."""
     expected = {}
     for name in NAMES:
-        bad = {needed for needed in reachable(needs, name) if known.get(needed) is False}
+        bad = {needed for needed in reachable(needs, name) if health_of.get(needed) is False}
         roots = {root for root in bad if not bad & reachable(needs, root)}
-        if known.get(name) is False and bad:
+        if health_of.get(name) is False and bad:
             assert roots
             expected[name] = tuple(sorted(roots))
-    assert causes_of(needs, known) == expected
+    assert causes_of(needs, health_of) == expected
     assert all_needed(needs, NAMES[:1]) == reachable(needs, NAMES[0])
 
 
@@ -245,14 +247,14 @@ class World:
         self.thresholds = thresholds
         self.known = dict.fromkeys(NAMES, KnownState())
 
-    def run(self, number: int, seen: Mapping[str, bool]) -> list[StateChange]:
+    def run(self, number: int, probed: Mapping[str, bool]) -> list[StateChange]:
         """Run a pass that probes these services, and write what it decides."""
         at = NOW + timedelta(seconds=60 * number)
-        verdicts = [verdict(name, healthy=healthy) for name, healthy in seen.items()]
+        verdicts = [verdict(name, healthy=healthy) for name, healthy in probed.items()]
         unprobed = unprobed_needs(self.needs, verdicts)
         others = {name: self.known[name] for name in unprobed}
         causes = causes_in_pass(self.needs, verdicts, others, at, 60)
-        assert causes.keys() <= seen.keys()
+        assert causes.keys() <= probed.keys()
         changes = health.plan(verdicts, self.known, self.thresholds, lambda _: at, at)
         changes = health.suppress_alerts(changes, causes)
         for change in changes:
@@ -272,7 +274,7 @@ class World:
 
     @property
     def alerts(self) -> set[str]:
-        """The services that have an alert."""
+        """Return the services with an alert."""
         return {name for name, state in self.known.items() if state.alerted}
 
 
@@ -296,38 +298,38 @@ def test_only_opening_is_suppressed(
     thresholds = Thresholds(alert_after, resolve_after)
     world = World(needs, thresholds)
     free = World(dict.fromkeys(NAMES, ()), thresholds)
-    for number, (seen, closed) in enumerate(passes):
+    for number, (probed, closed) in enumerate(passes):
         for name in closed:
             world.close(name)
             free.close(name)
         before = world.alerts
-        changes, all_changes = world.run(number, seen), free.run(number, seen)
+        changes, all_changes = world.run(number, probed), free.run(number, probed)
         # Recording: every probed service has the same row, streak and begin.
         assert [change._replace(opens=False, closes=False) for change in changes] == [
             change._replace(opens=False, closes=False) for change in all_changes
         ]
-        assert {change.verdict.target.name for change in changes} == seen.keys()
+        assert {change.verdict.target.name for change in changes} == probed.keys()
         for change in changes:
             name = change.verdict.target.name
-            due = not seen[name] and name not in before and change.streak >= alert_after
+            due = not probed[name] and name not in before and change.streak >= alert_after
             bad = {
                 needed
                 for needed in reachable(needs, name)
-                if is_unhealthy(world, needed, number, seen)
+                if is_unhealthy(world, needed, number, probed)
             }
             # Only opening is suppressed, and only while something that it needs is unhealthy.
             assert change.opens == (due and not bad)
             # Resolution: an open alert closes as soon as the rule says so.
             assert change.closes == (
-                seen[name] and name in before and change.streak >= resolve_after
+                probed[name] and name in before and change.streak >= resolve_after
             )
         assert world.alerts <= free.alerts
 
 
-def is_unhealthy(world: World, name: str, number: int, seen: Mapping[str, bool]) -> bool:
+def is_unhealthy(world: World, name: str, number: int, probed: Mapping[str, bool]) -> bool:
     """Return whether a service is known to be unhealthy: by this pass, or by a row of 180 s."""
-    if name in seen:
-        return not seen[name]
+    if name in probed:
+        return not probed[name]
     state = world.known[name]
     at = NOW + timedelta(seconds=60 * number)
     is_fresh = state.checked_at is not None and (at - state.checked_at).total_seconds() <= 180

@@ -135,9 +135,9 @@ def test_horizons(period_s: float, horizon: float, repeat: float) -> None:
 )
 def test_acknowledged(status: str, by: str | None, annotation: str | None) -> None:
     """An annotation says who acknowledged an alert. The labels identify it and do not change."""
-    (told,) = posted(alert(1, status, by=by, closed=at(-1)))
-    assert told["annotations"].get("acknowledged_by") == annotation
-    assert told["labels"] == posted(alert(1))[0]["labels"]
+    (posted_alert,) = posted(alert(1, status, by=by, closed=at(-1)))
+    assert posted_alert["annotations"].get("acknowledged_by") == annotation
+    assert posted_alert["labels"] == posted(alert(1))[0]["labels"]
 
 
 CLOSED_CASES: list[tuple[str, datetime, datetime | None, tuple[str, str] | None]] = [
@@ -163,7 +163,9 @@ def test_closed_alert(
 ) -> None:
     """A closed alert has its own times, made valid, and is repeated for a while."""
     alerts = posted(alert(1, "CLOSED", created=created, closed=closed))
-    assert [(one["startsAt"], one["endsAt"]) for one in alerts] == ([times] if times else [])
+    assert [(posted_alert["startsAt"], posted_alert["endsAt"]) for posted_alert in alerts] == (
+        [times] if times else []
+    )
 
 
 @pytest.mark.parametrize(
@@ -263,9 +265,9 @@ def test_maintenance_of_the_worker() -> None:
 )
 def test_odd_evidence(evidence: Any, annotations: dict[str, str]) -> None:
     """Evidence of any shape makes an alert. Only its texts and numbers are shown."""
-    (told,) = posted(alert(1, evidence=evidence))
+    (posted_alert,) = posted(alert(1, evidence=evidence))
     always = {"summary": "Service unhealthy: ingest (http 503)", "alert_id": "1"}
-    assert told["annotations"] == always | annotations
+    assert posted_alert["annotations"] == always | annotations
 
 
 BAD_NAME = "not a label name, or one that is in use"
@@ -327,13 +329,19 @@ def test_always_valid(rows: list[SystemAlert], period_s: float) -> None:
     """Whatever a table holds, the Alertmanager accepts it: one bad alert would make it say 400."""
     alerts = posted(*rows, period_s=period_s)
     json.dumps(alerts, allow_nan=False).encode()
-    for one in alerts:
-        begins, ends = map(datetime.fromisoformat, (one["startsAt"], one["endsAt"]))
+    for posted_alert in alerts:
+        begins, ends = map(
+            datetime.fromisoformat, (posted_alert["startsAt"], posted_alert["endsAt"])
+        )
         assert EPOCH <= begins <= NOW and begins <= ends
-        for text in [*one["labels"].values(), *one["annotations"].values()]:
+        for text in [*posted_alert["labels"].values(), *posted_alert["annotations"].values()]:
             assert text == one_line(text)
             text.encode()
-    is_open = [one for one in alerts if datetime.fromisoformat(one["endsAt"]) > NOW]
+    is_open = [
+        posted_alert
+        for posted_alert in alerts
+        if datetime.fromisoformat(posted_alert["endsAt"]) > NOW
+    ]
     assert len(is_open) == len([row for row in rows if row.is_open])
 
 
@@ -354,18 +362,20 @@ class Receiver:
     def post(self, alerts: list[dict[str, Any]], now: datetime) -> set[str]:
         """Receive a post at a time. Return the services whose alert it ended, even for a moment."""
         ended = set()
-        for one in alerts:
-            begins, ends = map(datetime.fromisoformat, (one["startsAt"], one["endsAt"]))
+        for posted_alert in alerts:
+            begins, ends = map(
+                datetime.fromisoformat, (posted_alert["startsAt"], posted_alert["endsAt"])
+            )
             new = Held(begins, ends, now)
-            old = self.held.get(one["labels"]["service"])
+            old = self.held.get(posted_alert["labels"]["service"])
             overlaps = old is not None and (
                 old.begins < ends < old.ends or old.begins < begins < old.ends
             )
             if old is not None and overlaps:
                 new = self._merged(old, new, now)
-            self.held[one["labels"]["service"]] = new
+            self.held[posted_alert["labels"]["service"]] = new
             if old is not None and new.ends <= now < old.ends:
-                ended.add(one["labels"]["service"])
+                ended.add(posted_alert["labels"]["service"])
         return ended
 
     @staticmethod

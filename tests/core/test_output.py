@@ -218,11 +218,11 @@ def test_json_options() -> None:
     """The document has the tags of a sample and the end of the maintenance, if they exist."""
     tagged = Sample("one", "queue_depth", 3.0, {"queue": "a"})
     outcome = Outcome("health", Result.RECORDED, samples=(tagged,), maintenance_until=WHEN)
-    found = json.loads(as_json(outcome))
-    assert found["samples"][0]["tags"] == {"queue": "a"}
-    assert found["maintenance_until"] == "2026-03-01T12:00:00+00:00"
-    some = document(Outcome("health", Result.RECORDED, under_maintenance={"one": WHEN}))
-    assert some["under_maintenance"] == {"one": "2026-03-01T12:00:00+00:00"}
+    printed = json.loads(as_json(outcome))
+    assert printed["samples"][0]["tags"] == {"queue": "a"}
+    assert printed["maintenance_until"] == "2026-03-01T12:00:00+00:00"
+    with_window = document(Outcome("health", Result.RECORDED, under_maintenance={"one": WHEN}))
+    assert with_window["under_maintenance"] == {"one": "2026-03-01T12:00:00+00:00"}
 
 
 def test_table() -> None:
@@ -259,14 +259,14 @@ def test_message_is_short() -> None:
         Verdict(target._replace(name=f"s{n}"), 0.0, State.DOWN, "x" * 500, attempts=2)
         for n in range(200)
     )
-    for found in (
+    for result in (
         summary(Outcome("health", Result.RECORDED, many[:3]), 0),
         summary(Outcome("health", Result.RECORDED, many), 0),
         failed("health", "é" * 9000, 1),
     ):
-        line = message(found)
+        line = message(result)
         assert len(line.encode()) < 4096
-        assert json.loads(line)["exit_code"] == found["exit_code"]
+        assert json.loads(line)["exit_code"] == result["exit_code"]
     assert (
         json.loads(message(summary(Outcome("health", Result.RECORDED, many[:3]), 0)))["confirmed"]
         == 3

@@ -53,7 +53,7 @@ def test_tables() -> None:
 
 
 def test_markers() -> None:
-    """The marker of a pass is a metric that only it writes, or one that every pass writes."""
+    """The marker of a pass is a metric that only this pass writes, or that every pass writes."""
     assert {name: spec.marker for name, spec in PASSES.items()} == {
         "health": "maintenance",
         "metrics": "pass_success",

@@ -26,7 +26,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NEVER = None
 
 
-def seen(
+def last_seen(
     name: str, age_s: float | None, period_s: float | None = 60, shard: str | None = None
 ) -> LastRecord:
     """Return the row of a pass whose last record has this age, or that has no record."""
@@ -41,99 +41,99 @@ def record(
     return PassRecord(name, shard, NOW - timedelta(seconds=age_s), period_s)
 
 
-FRESH = seen("metrics", 5)
+FRESH = last_seen("metrics", 5)
 CASES: list[tuple[str, list[LastRecord], PeerState]] = [
     ("nothing was ever recorded", [], PeerState()),
     ("only this pass ran", [FRESH], PeerState()),
-    ("the peer never ran", [FRESH, seen("health", NEVER)], PeerState()),
-    ("both run", [FRESH, seen("health", 60)], PeerState(recovered=True)),
+    ("the peer never ran", [FRESH, last_seen("health", NEVER)], PeerState()),
+    ("both run", [FRESH, last_seen("health", 60)], PeerState(recovered=True)),
     (
         "three periods are not too long",
-        [FRESH, seen("health", 180)],
+        [FRESH, last_seen("health", 180)],
         PeerState(recovered=True),
     ),
     (
         "longer than three periods",
-        [FRESH, seen("health", 180.5)],
+        [FRESH, last_seen("health", 180.5)],
         PeerState(stopped=record("health", 180.5), names=("health",)),
     ),
     (
         "a short period: nothing under 90 s",
-        [FRESH, seen("health", 90, 5)],
+        [FRESH, last_seen("health", 90, 5)],
         PeerState(recovered=True),
     ),
     (
         "a short period: more than 90 s",
-        [FRESH, seen("health", 91, 5)],
+        [FRESH, last_seen("health", 91, 5)],
         PeerState(stopped=record("health", 91, 5), names=("health",)),
     ),
     (
         "a pass that recorded no period counts as one of 60 s",
-        [FRESH, seen("health", 181, None)],
+        [FRESH, last_seen("health", 181, None)],
         PeerState(stopped=record("health", 181, None), names=("health",)),
     ),
     (
         "one shard stopped",
-        [FRESH, seen("health", 10, shard="0/2"), seen("health", 500, shard="1/2")],
+        [FRESH, last_seen("health", 10, shard="0/2"), last_seen("health", 500, shard="1/2")],
         PeerState(stopped=record("health", 500, shard="1/2"), names=("health",)),
     ),
     (
         "two shards stopped: the older one is reported",
-        [FRESH, seen("health", 500, shard="0/2"), seen("health", 600, shard="1/2")],
+        [FRESH, last_seen("health", 500, shard="0/2"), last_seen("health", 600, shard="1/2")],
         PeerState(stopped=record("health", 600, shard="1/2"), names=("health",)),
     ),
     (
         "one shard never ran: it neither stopped nor recovered",
-        [FRESH, seen("health", 10, shard="0/2"), seen("health", NEVER, shard="1/2")],
+        [FRESH, last_seen("health", 10, shard="0/2"), last_seen("health", NEVER, shard="1/2")],
         PeerState(),
     ),
     (
         "two peers: one stopped",
-        [FRESH, seen("health", 10), seen("ledger", 700)],
+        [FRESH, last_seen("health", 10), last_seen("ledger", 700)],
         PeerState(stopped=record("ledger", 700), names=("ledger",)),
     ),
     (
         "two peers stopped: the alert is about the older one, and names both",
-        [FRESH, seen("health", 600), seen("ledger", 700)],
+        [FRESH, last_seen("health", 600), last_seen("ledger", 700)],
         PeerState(stopped=record("ledger", 700), names=("health", "ledger")),
     ),
     (
         "this pass was silent as well: it cannot judge, and nothing recovered",
-        [seen("metrics", 500), seen("health", 400)],
+        [last_seen("metrics", 500), last_seen("health", 400)],
         PeerState(),
     ),
     (
         "this pass was never recorded: it cannot judge",
-        [seen("metrics", NEVER), seen("health", 400)],
+        [last_seen("metrics", NEVER), last_seen("health", 400)],
         PeerState(),
     ),
     (
         "one shard of this pass is enough to judge",
         [
-            seen("metrics", 400, shard="0/2"),
-            seen("metrics", 5, shard="1/2"),
-            seen("health", 400),
+            last_seen("metrics", 400, shard="0/2"),
+            last_seen("metrics", 5, shard="1/2"),
+            last_seen("health", 400),
         ],
         PeerState(stopped=record("health", 400), names=("health",)),
     ),
     (
         "this pass was silent, the peer runs",
-        [seen("metrics", 500), seen("health", 10)],
+        [last_seen("metrics", 500), last_seen("health", 10)],
         PeerState(recovered=True),
     ),
     (
         "a shard of this pass that stopped is no peer",
-        [FRESH, seen("metrics", 900, shard="1/2"), seen("health", 10)],
+        [FRESH, last_seen("metrics", 900, shard="1/2"), last_seen("health", 10)],
         PeerState(recovered=True),
     ),
     (
         "a pass that is not among the peers is not judged",
-        [FRESH, seen("health", 10), seen("other", 900)],
+        [FRESH, last_seen("health", 10), last_seen("other", 900)],
         PeerState(recovered=True),
     ),
     (
         "a record from the future is fresh",
-        [FRESH, seen("health", -600)],
+        [FRESH, last_seen("health", -600)],
         PeerState(recovered=True),
     ),
 ]
@@ -151,7 +151,7 @@ def test_judge_peers(rows: list[LastRecord], expected: PeerState) -> None:
 
 def test_no_peers() -> None:
     """A pass without peers opens and closes nothing."""
-    rows = [FRESH, seen("health", 900)]
+    rows = [FRESH, last_seen("health", 900)]
     assert stale_peers("metrics", (), rows, NOW) == []
     assert judge_peers((), rows, NOW, []) == PeerState()
 
@@ -195,14 +195,14 @@ def test_had_turn(
     resumed_s: float | None,
     expected: bool,
 ) -> None:
-    """A peer is reported only after it had a turn within an unbroken record of this pass."""
+    """A peer is reported only if it had a turn while this pass was recorded without a hole."""
     peer = record("health", 20_000, peer_period_s)
     rows = [
-        seen("metrics", age_s, own_period_s, f"{number}/{len(own_ages_s)}")
+        last_seen("metrics", age_s, own_period_s, f"{number}/{len(own_ages_s)}")
         for number, age_s in enumerate(own_ages_s)
     ]
     # The peer itself and other passes say nothing about this one.
-    rows += [seen("health", 20_000), seen("rollup", 151, 3600)]
+    rows += [last_seen("health", 20_000), last_seen("rollup", 151, 3600)]
     resumed_at = None if resumed_s is None else NOW - timedelta(seconds=resumed_s)
     assert had_turn("metrics", peer, rows, NOW, resumed_at) is expected
 
@@ -215,13 +215,13 @@ def test_last_turn(period_s: float | None, age_s: float) -> None:
 
 def test_waiting_for_a_turn_is_no_recovery() -> None:
     """A stale peer without a turn does not open the alert, and does not close it."""
-    rows = [FRESH, seen("health", 900), seen("ledger", 10)]
+    rows = [FRESH, last_seen("health", 900), last_seen("ledger", 10)]
     assert judge_peers(("health", "ledger"), rows, NOW, []) == PeerState()
 
 
 def test_records() -> None:
     """A shard without a record is left out. The other shards keep all fields."""
-    rows = [seen("health", 7, 30, "1/2"), seen("health", NEVER, shard="0/2")]
+    rows = [last_seen("health", 7, 30, "1/2"), last_seen("health", NEVER, shard="0/2")]
     assert records(rows) == [record("health", 7, 30, "1/2")]
 
 

@@ -147,7 +147,7 @@ RPC_EVENT = f'Failed to pull image "x:1": {RPC}'
 
 
 @pytest.mark.parametrize(
-    ("message", "about", "shown"),
+    ("message", "about", "cause"),
     [
         (RPC, RPC_EVENT, None),
         (RPC, EVENT, None),
@@ -159,9 +159,9 @@ RPC_EVENT = f'Failed to pull image "x:1": {RPC}'
         ("one cause", "Failed to pull image: another", "one cause: Failed to pull image: another"),
     ],
 )
-def test_a_pull_error_is_shown_once(message: str, about: str, shown: str | None) -> None:
+def test_a_pull_error_is_shown_once(message: str, about: str, cause: str | None) -> None:
     """The state and the Event have the same cause behind other words."""
     stuck = pod(waiting("ImagePullBackOff", message))
     problem = start_problem(stuck, events(("Failed", about)))
-    assert problem.startswith(f"pod p cannot start: ImagePullBackOff: {shown or message}; ")
+    assert problem.startswith(f"pod p cannot start: ImagePullBackOff: {cause or message}; ")
     assert problem.count("x:1: not found") <= 1

@@ -107,8 +107,11 @@ def test_places() -> None:
         "containers": [{"name": "c"}, None],
         "initContainers": [{"name": "a"}, {"name": "b", "restartPolicy": "Always"}],
     }
-    found = containers(spec)
-    assert [(one.name, one.is_init, one.is_native_sidecar, one.is_main) for one in found] == [
+    parsed = containers(spec)
+    assert [
+        (container.name, container.is_init, container.is_native_sidecar, container.is_main)
+        for container in parsed
+    ] == [
         ("a", True, False, False),
         ("b", False, True, False),
         ("c", False, False, True),
@@ -134,6 +137,8 @@ def test_workers(names: list[str], labels: dict[str, str], expected: list[str]) 
         "initContainers": [{"name": "first"}],
         "containers": [{"name": name, "args": [name]} for name in names],
     }
-    found = workers(spec, labels)
-    assert [one.name for one in found] == expected
-    assert all(isinstance(one, Container) and one.is_main for one in found)
+    worker_containers = workers(spec, labels)
+    assert [container.name for container in worker_containers] == expected
+    assert all(
+        isinstance(container, Container) and container.is_main for container in worker_containers
+    )

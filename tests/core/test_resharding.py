@@ -14,7 +14,7 @@ PERIOD_S = 60.0
 
 
 class Shards:
-    """A ledger of one service: each call has what a shard saw, in a run with one span."""
+    """A ledger of one service. Each call adds a run with one span of a shard."""
 
     def __init__(self) -> None:
         self.runs: list[Run] = []
@@ -118,7 +118,7 @@ def test_in_turns() -> None:
 
 
 def test_the_next_sight_is_not_hidden() -> None:
-    """The older shard goes on one period after a sight, and not before a sight of that moment."""
+    """A sight of another shard counts for one period, or until that shard's next sight."""
     shards = Shards()
     shards("0/1", 0, 6000, "healthy")
     shards("1/3", 660, 660, "down", is_open=False)
@@ -132,7 +132,7 @@ def test_the_next_sight_is_not_hidden() -> None:
 
 
 def test_the_same_time() -> None:
-    """Of spans that end at the same time, the one that began later counts."""
+    """If two spans end at the same time, the span that began later counts."""
     shards = Shards()
     shards("0/1", 0, 1200, "healthy", is_open=False)
     shards("1/2", 600, 1200, "down")

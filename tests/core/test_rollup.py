@@ -37,9 +37,9 @@ def hour(number: int) -> datetime:
 
 def test_floor() -> None:
     """Days begin at midnight in UTC, whatever the zone of a time."""
-    there = NOW.astimezone(tz=None)
-    assert floor(there, HOUR) == hour(15)
-    assert floor(there, DAY) == TODAY
+    local_now = NOW.astimezone(tz=None)
+    assert floor(local_now, HOUR) == hour(15)
+    assert floor(local_now, DAY) == TODAY
     assert floor(NOW.replace(second=59, microsecond=999_999), HOUR) == hour(15)
     assert Slice(HOUR, hour(3)).end == hour(4)
     assert Slice(DAY, TODAY).end == TODAY + timedelta(days=1)
@@ -125,9 +125,9 @@ def test_parameters() -> None:
     """Counters are those of the catalogue. Gauges and self-metrics are not counters."""
     listed = Target("a", "", "a", (Counter("c", ()), Counter("g", (), gauge=True)))
     every = Target("b", "", "b", None)
-    found = parameters([listed, every])
-    assert json.loads(found.pop("counters")) == [{"service": "a", "metric": "c"}]
-    assert found == {
+    values = parameters([listed, every])
+    assert json.loads(values.pop("counters")) == [{"service": "a", "metric": "c"}]
+    assert values == {
         "all_counters": ["b"],
         "gauges": ["certificate_days_left", "healthy", "probe_latency_ms"],
         "latencies": ["probe_latency_ms"],

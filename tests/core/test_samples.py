@@ -34,7 +34,7 @@ FIGURES = [
 HEALTHY = Sample("delivery", "healthy", 1.0)
 
 
-def taken(counters: Any) -> tuple[dict[str, float], list[str]]:
+def recorded(counters: Any) -> tuple[dict[str, float], list[str]]:
     """Return the samples of a healthy service with these counters, by metric, and the warnings."""
     samples, warnings = service_samples(Verdict(TARGET, 0.0, State.HEALTHY, counters=counters))
     assert samples[-1] == HEALTHY
@@ -57,11 +57,11 @@ def test_service_samples(counters: Any, expected: dict[str, float]) -> None:
 
     If the first key of a counter is absent, the fallback key counts.
     """
-    assert (expected, []) == taken(counters)
+    assert (expected, []) == recorded(counters)
 
 
 @pytest.mark.parametrize(
-    ("odd", "shown"),
+    ("odd", "words"),
     [
         ("12", "'12'"),
         (None, "null"),
@@ -72,23 +72,23 @@ def test_service_samples(counters: Any, expected: dict[str, float]) -> None:
         (float("inf"), "inf"),
     ],
 )
-def test_service_samples_bad_counter(odd: Any, shown: str) -> None:
+def test_service_samples_bad_counter(odd: Any, words: str) -> None:
     """A counter that is not a finite number is left out, with a warning.
 
     The other counters are recorded.
     """
     assert (
         {"sent": 4.0},
-        [f"delivery.depth not recorded: {shown} is not a finite number"],
-    ) == taken({"depth": odd, "sent": 4})
+        [f"delivery.depth not recorded: {words} is not a finite number"],
+    ) == recorded({"depth": odd, "sent": 4})
 
 
 @pytest.mark.parametrize(
-    ("odd", "shown"), [(None, "null"), ([1], "an array"), ("x", "'x'"), (5, "5")]
+    ("odd", "words"), [(None, "null"), ([1], "an array"), ("x", "'x'"), (5, "5")]
 )
-def test_service_samples_bad_counters(odd: Any, shown: str) -> None:
+def test_service_samples_bad_counters(odd: Any, words: str) -> None:
     """If the counters are not an object, there are none. The service is still healthy."""
-    assert ({}, [f"delivery: counters not recorded: {shown} is not a JSON object"]) == taken(odd)
+    assert ({}, [f"delivery: counters not recorded: {words} is not a JSON object"]) == recorded(odd)
 
 
 def test_service_samples_unhealthy() -> None:
@@ -127,7 +127,7 @@ def test_all_counters() -> None:
     target = TARGET._replace(counters=None, tags={"team": "a"})
     reported: dict[str, Any] = {"a": 1, "b\n": 2.5, "c": "x", "d": None, "e": True, "healthy": 0}
     samples, warnings = service_samples(Verdict(target, 0.0, State.HEALTHY, counters=reported))
-    assert [(one.metric, one.value, one.tags) for one in samples] == [
+    assert [(sample.metric, sample.value, sample.tags) for sample in samples] == [
         ("a", 1.0, {"team": "a"}),
         ("b", 2.5, {"team": "a"}),
         ("e", 1.0, {"team": "a"}),
@@ -149,7 +149,7 @@ def test_degraded_keeps_its_counters() -> None:
     samples, warnings = service_samples(
         Verdict(TARGET, 0.0, State.DEGRADED, "x", 1, 200, {"sent": 4})
     )
-    assert [(one.metric, one.value) for one in samples] == [
+    assert [(sample.metric, sample.value) for sample in samples] == [
         ("depth", 0.0),
         ("sent", 4.0),
         ("healthy", 0.0),
@@ -190,7 +190,7 @@ def test_all_counters_have_names_of_their_own() -> None:
     samples, _ = service_samples(
         Verdict(TARGET._replace(counters=None), 0.0, State.HEALTHY, counters=reported)
     )
-    assert [(one.metric, one.value) for one in samples] == [("a", 1.0), ("healthy", 1.0)]
+    assert [(sample.metric, sample.value) for sample in samples] == [("a", 1.0), ("healthy", 1.0)]
 
 
 def test_figure_costs() -> None:
@@ -276,16 +276,16 @@ BAD_ROWS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("row", "said"), BAD_ROWS, ids=[said for _, said in BAD_ROWS])
-def test_a_bad_row_costs_itself(row: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(("row", "fault"), BAD_ROWS, ids=[fault for _, fault in BAD_ROWS])
+def test_a_bad_row_costs_itself(row: dict[str, Any], fault: str) -> None:
     """A bad row is left out, and a warning names it. The other rows are recorded."""
     rows = [{"service": "first", "value": 1}, row, {"service": "last", "value": 2}]
     samples, faults = samples_of(FIGURES[0], ["service", "value", "tags"], rows)
-    assert [(one.service, one.value) for one in samples] == [("first", 1.0), ("last", 2.0)]
-    assert faults == (said,)
-    found, warnings = figure_samples([Reading(FIGURES[0], samples, faults=faults)])
-    assert warnings == [f"postgres.connections: 1 of its rows not recorded: {said}"]
-    assert found[-1] == Sample("postgres", "healthy", 1.0)
+    assert [(sample.service, sample.value) for sample in samples] == [("first", 1.0), ("last", 2.0)]
+    assert faults == (fault,)
+    all_samples, warnings = figure_samples([Reading(FIGURES[0], samples, faults=faults)])
+    assert warnings == [f"postgres.connections: 1 of its rows not recorded: {fault}"]
+    assert all_samples[-1] == Sample("postgres", "healthy", 1.0)
 
 
 def test_many_bad_rows() -> None:
@@ -332,8 +332,8 @@ def test_samples_of_bad_rows(columns: list[str], rows: list[dict[str, Any]], pro
 )
 def test_number_is_total(value: Any) -> None:
     """Any value becomes a finite double or None."""
-    found = number(value)
-    assert found is None or (isinstance(found, float) and abs(found) < float("inf"))
+    converted = number(value)
+    assert converted is None or (isinstance(converted, float) and abs(converted) < float("inf"))
 
 
 def test_counter_series() -> None:

@@ -67,11 +67,11 @@ def test_slow_figure(every_s: float, period_s: float, took_s: float, warned: boo
     assert bool(warnings) == warned
 
 
-@pytest.mark.parametrize(("count", "taken"), [(1, True), (1000, True), (1001, False)])
-def test_thousand_rows(count: int, taken: bool) -> None:
+@pytest.mark.parametrize(("count", "is_recorded"), [(1, True), (1000, True), (1001, False)])
+def test_thousand_rows(count: int, is_recorded: bool) -> None:
     """A figure may return 1,000 rows."""
     rows = [{"value": 1, "service": f"s{place}"} for place in range(count)]
-    if taken:
+    if is_recorded:
         samples, faults = samples_of(FIGURE, ["value", "service"], rows)
         assert (len(samples), faults) == (count, ())
     else:
@@ -139,7 +139,7 @@ def test_same_series_in_a_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
+    ("value", "words"),
     [
         ("x" * 38, repr("x" * 38)),  # with its quotes 40 characters
         ("x" * 39, "'" + "x" * 36 + "..."),
@@ -148,12 +148,12 @@ def test_same_series_in_a_pass() -> None:
         ({"a": 1}, "an object"),
     ],
 )
-def test_shown(value: Any, shown: str) -> None:
+def test_shown(value: Any, words: str) -> None:
     """A value that is no number is shown in at most 40 characters."""
     target = TARGET._replace(counters=(Counter("jobs"),))
     _, warnings = service_samples(verdict({"jobs": value}, target))
     (warning,) = warnings
-    assert f": {shown} is " in warning
+    assert f": {words} is " in warning
 
 
 @pytest.mark.parametrize(
@@ -180,15 +180,15 @@ def test_self_metrics() -> None:
     """The self-metrics of a pass have its tags. `maintenance` is left out where it is not known."""
     down = Verdict(target=TARGET, taken_at=0.0, state=State.DOWN, reason="r")
     tags = {"period_s": "60"}
-    found = self_metrics("health", [down, verdict({}), down], 0.25, tags, maintenance=True)
-    assert {sample.metric: sample.value for sample in found} == {
+    metrics = self_metrics("health", [down, verdict({}), down], 0.25, tags, maintenance=True)
+    assert {sample.metric: sample.value for sample in metrics} == {
         "pass_duration_ms": 250.0,
         "pass_success": 1.0,
         "services_unhealthy": 2.0,
         "maintenance": 1.0,
     }
-    assert {sample.service for sample in found} == {"ops_worker"}
-    assert [sample.tags for sample in found] == [{"pass": "health", "period_s": "60"}] * 4
+    assert {sample.service for sample in metrics} == {"ops_worker"}
+    assert [sample.tags for sample in metrics] == [{"pass": "health", "period_s": "60"}] * 4
     names = {sample.metric for sample in self_metrics("metrics", [], 0.1, tags)}
     assert "maintenance" not in names
 
@@ -204,10 +204,10 @@ def test_self_metrics() -> None:
 def test_self_metrics_of_doubt(blind: bool | None, expected: dict[str, float]) -> None:
     """A blind pass does not know how many services are unhealthy. Without doubt, no pass is."""
     down = Verdict(target=TARGET, taken_at=0.0, state=State.DOWN, reason="r")
-    found = {
+    metrics = {
         sample.metric: sample.value for sample in self_metrics("a", [down], 0, {}, blind=blind)
     }
-    assert found == {"pass_duration_ms": 0.0, "pass_success": 1.0} | expected
+    assert metrics == {"pass_duration_ms": 0.0, "pass_success": 1.0} | expected
 
 
 def test_latency() -> None:

@@ -108,14 +108,14 @@ def test_add_filled_column(column: Column, settings: str) -> None:
 
 @pytest.mark.parametrize("column", [NOTE, ID])
 def test_set_type(column: Column) -> None:
-    """A column is converted by way of text. A sequence, and no default, stays as it is."""
+    """A column is converted to text, and then to its type. A sequence stays as it is."""
     name, kind = column.name, column.type
     expected = f"ALTER TABLE things ALTER COLUMN {name} TYPE {kind} USING {name}::text::{kind}"
     assert set_type("things", column) == expected
 
 
 def test_set_type_with_default() -> None:
-    """A default of the old type cannot be converted: it is dropped before, and set after."""
+    """A default cannot be converted. It is dropped before the change, and set after it."""
     assert set_type("things", STATUS) == (
         "ALTER TABLE things ALTER COLUMN status DROP DEFAULT, "
         "ALTER COLUMN status TYPE text USING status::text::text, "
@@ -159,7 +159,7 @@ def test_keys_are_columns() -> None:
 
 
 def test_own_tables() -> None:
-    """Of the tables with a shape, the platform may have created these; the others are own."""
+    """The platform may have created these tables. The worker owns the other tables with a shape."""
     assert SHAPES.keys() - set(OWN) == {"tenants", "fleet_alert", "system_metrics"}
     assert set(OWN) <= SHAPES.keys()
     assert VERSIONS in OWN

@@ -64,7 +64,7 @@ def test_nothing_wrong() -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "state", "said", "remedy"),
+    ("facts", "state", "words", "remedy"),
     [
         ({"standby": True}, FAULT, "a standby", "primary"),
         ({"refusals": None}, WARNING, "not tried", "run it again"),
@@ -82,11 +82,11 @@ def test_nothing_wrong() -> None:
         ),
     ],
 )
-def test_writable(facts: dict[str, Any], state: str, said: str, remedy: str) -> None:
+def test_writable(facts: dict[str, Any], state: str, words: str, remedy: str) -> None:
     """A server to which a pass cannot write is a fault. The line says what to do."""
     line = finding("writable", **facts)
     assert line.state == state
-    assert said in line.found
+    assert words in line.found
     assert remedy in line.remedy
 
 
@@ -163,16 +163,16 @@ def row_of(table: Table, **facts: object) -> dict[str, Any]:
 
 
 def table_finding(name: str, **facts: object) -> Finding:
-    """Return the line about one table with these facts; all others are as expected."""
+    """Return the line about one table with these facts. All others are as expected."""
     rows = [row_of(table, **(facts if table.name == name else {})) for table in TABLES]
     return {line.subject: line for line in of_tables(rows)}[f"table {name}"]
 
 
 def test_tables_as_expected() -> None:
     """Every table has a line, which names what the role may do."""
-    found = list(of_tables([row_of(table) for table in TABLES]))
-    assert [line.subject for line in found] == [f"table {table.name}" for table in TABLES]
-    assert {line.state for line in found} == {OK}
+    findings = list(of_tables([row_of(table) for table in TABLES]))
+    assert [line.subject for line in findings] == [f"table {table.name}" for table in TABLES]
+    assert {line.state for line in findings} == {OK}
     assert table_finding("system_metrics").found == "may SELECT, INSERT"
 
 
@@ -186,7 +186,7 @@ def test_tables_as_expected() -> None:
     ],
 )
 def test_absent_table(name: str, state: str, remedy: str) -> None:
-    """Only a table that no pass creates, and none can do without, is a fault if it is absent."""
+    """An absent table is a fault only if a pass needs it and no pass creates it."""
     line = table_finding(name, present=False)
     assert (line.state, line.found) == (state, "not there")
     assert line.remedy.startswith(remedy)
@@ -235,8 +235,8 @@ OWNER = "run `ops-worker init-db` as role boss, which owns the table"
 def test_missing_column(name: str, remedy: str) -> None:
     """A missing column is a fault. Who adds it depends on who creates the table."""
     line = table_finding(name, missing=["status", "site"], keys=[])
-    said = "no column status, site"  # a key cannot exist without its columns: it is not named
-    assert line == Finding(f"table {name}", FAULT, said, remedy)
+    words = "no column status, site"  # a key cannot exist without its columns: it is not named
+    assert line == Finding(f"table {name}", FAULT, words, remedy)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ CURRENT = SchemaState(version=4, newest=4, has_tables=True, has_view=True, is_vi
 
 
 @pytest.mark.parametrize(
-    ("schema", "state", "said", "remedy"),
+    ("schema", "state", "words", "remedy"),
     [
         (CURRENT, OK, "version 4, the newest", ""),
         (BEFORE, OK, "no version yet", ""),
@@ -337,17 +337,17 @@ CURRENT = SchemaState(version=4, newest=4, has_tables=True, has_view=True, is_vi
         ),
     ],
 )
-def test_schema_version(schema: SchemaState, state: str, said: str, remedy: str) -> None:
+def test_schema_version(schema: SchemaState, state: str, words: str, remedy: str) -> None:
     """The version is compared with that of this program. The older side is to be upgraded."""
     line = next(iter(of_schema(schema)))
     assert (line.subject, line.state) == ("schema", state)
-    assert said in line.found
+    assert words in line.found
     assert line.remedy.startswith(remedy)
     assert bool(line.remedy) == bool(remedy)
 
 
 @pytest.mark.parametrize(
-    ("schema", "state", "said"),
+    ("schema", "state", "words"),
     [
         (CURRENT, OK, "its definition is up to date"),
         (CURRENT._replace(is_view_outdated=True), WARNING, "is not that of this version"),
@@ -358,11 +358,11 @@ def test_schema_version(schema: SchemaState, state: str, said: str, remedy: str)
         (CURRENT._replace(has_view=False), WARNING, "not there"),
     ],
 )
-def test_view(schema: SchemaState, state: str, said: str) -> None:
+def test_view(schema: SchemaState, state: str, words: str) -> None:
     """A view that is absent or outdated is a warning, unless the schema is newer."""
     _, line = of_schema(schema)
     assert (line.subject, line.state) == (f"view {VIEW}", state)
-    assert said in line.found
+    assert words in line.found
     assert line.remedy.startswith(INIT_DB) == (state == WARNING)
 
 
@@ -384,13 +384,13 @@ def verdict(state: State, reason_class: str = "", **fields: Any) -> Verdict:
 
 
 @pytest.mark.parametrize(
-    ("days", "said"),
+    ("days", "words"),
     [(None, "healthy, 7 ms"), (3, "healthy, 7 ms; its certificate expires in 3 days")],
 )
-def test_healthy_service(days: int | None, said: str) -> None:
+def test_healthy_service(days: int | None, words: str) -> None:
     """A healthy service is ok. With TLS, the line says when its certificate ends."""
     healthy = verdict(State.HEALTHY, latency_ms=7, certificate_days_left=days)
-    assert list(of_services([healthy])) == [Finding("service web", OK, said)]
+    assert list(of_services([healthy])) == [Finding("service web", OK, words)]
 
 
 @pytest.mark.parametrize(
@@ -412,10 +412,10 @@ def test_unhealthy_service(state: State, reason_class: str, remedy: str) -> None
 
 def test_contested_services() -> None:
     """Each other installation that watches the same services is a warning of its own."""
-    found = list(of_installations("east", {"west\n": ["a", "b"], "south": ["a"]}))
-    assert [(line.subject, line.state) for line in found] == [("installation east", WARNING)] * 2
-    assert found[0].found == "installation west watches a, b as well"
-    assert found[1].found == "installation south watches a as well"
+    findings = list(of_installations("east", {"west\n": ["a", "b"], "south": ["a"]}))
+    assert [(line.subject, line.state) for line in findings] == [("installation east", WARNING)] * 2
+    assert findings[0].found == "installation west watches a, b as well"
+    assert findings[1].found == "installation south watches a as well"
 
 
 def test_no_contested_services() -> None:
@@ -425,7 +425,7 @@ def test_no_contested_services() -> None:
 
 def test_alertmanagers() -> None:
     """An Alertmanager that answers is ok, also without a version. One that is away is a warning."""
-    found = list(
+    findings = list(
         of_alertmanagers(
             [
                 Presence("http://a", version="0.27.0"),
@@ -434,12 +434,12 @@ def test_alertmanagers() -> None:
             ]
         )
     )
-    assert [(line.subject, line.state, line.found) for line in found] == [
+    assert [(line.subject, line.state, line.found) for line in findings] == [
         ("Alertmanager http://a", OK, "it answers: version 0.27.0"),
         ("Alertmanager http://b", OK, "it answers: version unknown"),
         ("Alertmanager http://c", WARNING, "Connection refused"),
     ]
-    assert [bool(line.remedy) for line in found] == [False, False, True]
+    assert [bool(line.remedy) for line in findings] == [False, False, True]
 
 
 def test_doubt() -> None:

@@ -16,7 +16,7 @@ from ops_worker.core.sightings import ENTRY_BYTES, Seen, Sightings, seen_by_pass
 pytestmark = pytest.mark.unit
 
 
-def seen(begun: float, *states: str) -> Seen:
+def entry_of(begun: float, *states: str) -> Seen:
     """Return a pass that saw services in these states, a second after it began."""
     services = tuple(
         (f"s{number}", 1.0, state, "" if state == "healthy" else state, f"text {begun}")
@@ -28,17 +28,17 @@ def seen(begun: float, *states: str) -> Seen:
 def contents(sightings: Sightings) -> list[tuple[float, list[str], list[str]]]:
     """Return when the waiting passes began, with the states and the texts that they saw."""
     return [
-        (each.begun, [row[2] for row in each.services], [row[4] for row in each.services])
-        for _, each in sightings.waiting()
+        (entry.begun, [row[2] for row in entry.services], [row[4] for row in entry.services])
+        for _, entry in sightings.waiting()
     ]
 
 
 def test_order() -> None:
     """Entries are returned oldest first. The text of a reason is that of its first pass."""
     sightings = Sightings()
-    sightings.add(seen(0, "healthy", "down"))
-    sightings.add(seen(60, "healthy", "down"))
-    sightings.add(seen(120, "healthy", "healthy"))
+    sightings.add(entry_of(0, "healthy", "down"))
+    sightings.add(entry_of(60, "healthy", "down"))
+    sightings.add(entry_of(120, "healthy", "healthy"))
     assert contents(sightings) == [
         (0, ["healthy", "down"], ["text 0", "text 0"]),
         (60, ["healthy", "down"], ["text 0", "text 0"]),
@@ -49,33 +49,33 @@ def test_order() -> None:
 def test_without_services() -> None:
     """A pass without services waits, too. It has no observation whose time could be kept."""
     sightings = Sightings()
-    sightings.add(seen(0))
-    sightings.add(seen(60))
+    sightings.add(entry_of(0))
+    sightings.add(entry_of(60))
     assert contents(sightings) == [(0, [], []), (60, [], [])]
 
 
 def test_discard() -> None:
     """Entries that the ledger has are removed. The next entry is still complete."""
     sightings = Sightings()
-    numbers = [sightings.add(seen(second, "down")) for second in (0, 60, 120)]
+    numbers = [sightings.add(entry_of(second, "down")) for second in (0, 60, 120)]
     sightings.discard(numbers[1])
     assert contents(sightings) == [(120, ["down"], ["text 0"])]
     sightings.discard(numbers[2])
     assert len(sightings) == 0
     sightings.discard(numbers[2])
-    sightings.add(seen(180, "down"))
+    sightings.add(entry_of(180, "down"))
     assert contents(sightings) == [(180, ["down"], ["text 180"])]
 
 
 def test_withdraw() -> None:
     """Only the newest entry is taken back, and the next one does not refer to it."""
     sightings = Sightings()
-    first = sightings.add(seen(0, "healthy"))
-    second = sightings.add(seen(60, "down"))
+    first = sightings.add(entry_of(0, "healthy"))
+    second = sightings.add(entry_of(60, "down"))
     sightings.withdraw(first)
     assert len(sightings) == 2
     sightings.withdraw(second)
-    sightings.add(seen(120, "down"))
+    sightings.add(entry_of(120, "down"))
     assert contents(sightings) == [
         (0, ["healthy"], ["text 0"]),
         (120, ["down"], ["text 120"]),
@@ -88,10 +88,10 @@ def test_withdrawn_bytes() -> None:
     large = Seen(0, (("s", 1.0, "down", "x", random.Random(1).randbytes(450).hex()),), 60.0, "c")
     sightings.add(large)
     for second in range(60, 6000, 60):
-        sightings.withdraw(sightings.add(seen(second, "down")))
-    sightings.add(seen(6000, "down"))
+        sightings.withdraw(sightings.add(entry_of(second, "down")))
+    sightings.add(entry_of(6000, "down"))
     assert [begun for begun, _, _ in contents(sightings)] == [0, 6000]
-    sightings.withdraw(sightings.add(seen(6060, "healthy")))
+    sightings.withdraw(sightings.add(entry_of(6060, "healthy")))
     sightings.add(large._replace(begun=6120))
     assert [begun for begun, _, _ in contents(sightings)] == [6000, 6120]
 
@@ -99,7 +99,7 @@ def test_withdrawn_bytes() -> None:
 def test_withdraw_of_many() -> None:
     """The newest of three entries is taken back."""
     sightings = Sightings()
-    numbers = [sightings.add(seen(second, "down")) for second in (0, 60, 120)]
+    numbers = [sightings.add(entry_of(second, "down")) for second in (0, 60, 120)]
     sightings.withdraw(numbers[-1])
     assert [begun for begun, _, _ in contents(sightings)] == [0, 60]
 
@@ -108,11 +108,11 @@ def test_limits() -> None:
     """The oldest entries are dropped when there are too many, or when they are too large."""
     few = Sightings(limit=2)
     for second in (0, 60, 120):
-        few.add(seen(second, "down"))
+        few.add(entry_of(second, "down"))
     assert [begun for begun, _, _ in contents(few)] == [60, 120]
     small = Sightings(limit_bytes=ENTRY_BYTES * 2 + 100)
     for second in range(0, 600, 60):
-        small.add(seen(second, *("down" if second % 120 else "healthy" for _ in range(3))))
+        small.add(entry_of(second, *("down" if second % 120 else "healthy" for _ in range(3))))
     assert [begun for begun, _, _ in contents(small)] == [540], "one always fits"
 
 
@@ -128,7 +128,7 @@ def test_quicker_pass() -> None:
     sightings.add(pass_of(60, 0.1, 0.3, 0.2))
     sightings.add(pass_of(120, 0.5, 0.5, 0.5))
     sightings.add(pass_of(180, 2.0, 4.0, 2.5))
-    times = [[row[1] for row in each.services] for _, each in sightings.waiting()]
+    times = [[row[1] for row in entry.services] for _, entry in sightings.waiting()]
     assert times[0] == [1.0, 5.0, 3.0]
     assert times[1] == pytest.approx([0.1, 0.3, 0.2])
     assert times[2] == [0.5, 0.5, 0.5]
@@ -159,16 +159,16 @@ def packed(entry: Seen) -> bytes:
     return zlib.compress(json.dumps(rows).encode(), 1)
 
 
-def size(kept: list[tuple[Seen, bytes]]) -> int:
+def size(entries: list[tuple[Seen, bytes]]) -> int:
     """Return the bytes that entries use."""
-    return sum(ENTRY_BYTES + len(services) for _, services in kept)
+    return sum(ENTRY_BYTES + len(services) for _, services in entries)
 
 
-def drop_oldest(kept: list[tuple[Seen, bytes]]) -> None:
+def drop_oldest(entries: list[tuple[Seen, bytes]]) -> None:
     """Remove the oldest entry. If the next one has no services, it takes over those."""
-    _, services = kept.pop(0)
-    if kept and not kept[0][1]:
-        kept[0] = (kept[0][0], services)
+    _, services = entries.pop(0)
+    if entries and not entries[0][1]:
+        entries[0] = (entries[0][0], services)
 
 
 @pytest.mark.parametrize("number", range(20))
@@ -177,39 +177,43 @@ def test_bytes(number: int) -> None:
     chance = random.Random(number)
     limit = chance.choice([ENTRY_BYTES * 2 + 60, 1000, 1500])
     sightings = Sightings(limit_bytes=limit)
-    kept: list[tuple[Seen, bytes]] = []
+    entries: list[tuple[Seen, bytes]] = []
     numbers: list[int] = []
     is_complete = True
     for second in range(300):
-        entry = seen(second, *chance.choice([("down",), ("healthy",), ("down", "degraded")]))
+        entry = entry_of(second, *chance.choice([("down",), ("healthy",), ("down", "degraded")]))
         states = [row[2:4] for row in entry.services]
         is_same = (
-            bool(kept) and not is_complete and states == [row[2:4] for row in kept[-1][0].services]
+            bool(entries)
+            and not is_complete
+            and states == [row[2:4] for row in entries[-1][0].services]
         )
         numbers.append(sightings.add(entry))
-        kept.append((entry, b"" if is_same else packed(entry)))
+        entries.append((entry, b"" if is_same else packed(entry)))
         is_complete = False
-        while len(kept) > 1 and size(kept) > limit:
-            drop_oldest(kept)
+        while len(entries) > 1 and size(entries) > limit:
+            drop_oldest(entries)
         if chance.random() < 0.2:
             sightings.withdraw(numbers.pop())
-            kept.pop()
+            entries.pop()
             is_complete = True
-        if chance.random() < 0.1 and len(kept) > 1:
-            sightings.discard(numbers[-len(kept)])
-            drop_oldest(kept)
-        assert [begun for begun, _, _ in contents(sightings)] == [each.begun for each, _ in kept]
+        if chance.random() < 0.1 and len(entries) > 1:
+            sightings.discard(numbers[-len(entries)])
+            drop_oldest(entries)
+        assert [begun for begun, _, _ in contents(sightings)] == [
+            entry.begun for entry, _ in entries
+        ]
 
 
 def test_exact_limit() -> None:
     """Entries that use exactly the limit are kept. One entry is always kept."""
-    entries = [seen(0, "down"), seen(60, "healthy")]
+    entries = [entry_of(0, "down"), entry_of(60, "healthy")]
     exact = sum(ENTRY_BYTES + len(packed(entry)) for entry in entries)
-    for limit, kept in ((exact, 2), (exact - 1, 1), (1, 1)):
+    for limit, count in ((exact, 2), (exact - 1, 1), (1, 1)):
         sightings = Sightings(limit_bytes=limit)
         for entry in entries:
             sightings.add(entry)
-        assert len(sightings) == kept
+        assert len(sightings) == count
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_budget(percent: float, days: int, expected_s: float) -> None:
 
 
 def test_objectives() -> None:
-    """The objective of a service is its own; one without an objective, or unknown, has none."""
+    """Each service has its own objective. A service without one and an unknown one have none."""
     with_one = Target("a", "http://a", "a", (), slo=99.5, slo_window_days=7)
     without = Target("b", "http://b", "b", ())
     assert objective_of(with_one) == Objective(99.5, 7)
@@ -38,11 +38,11 @@ def test_left() -> None:
     for second in range(0, 6000, 60):
         ledger.record([sight("a", second, "down" if 1200 <= second < 1800 else "healthy")])
     summed = availability(ledger.pieces("a", -DAY_S, 6000, 6000))
-    left = budget(Objective(99.0, 1), summed)
-    assert left.left_s == pytest.approx(864 - 600)
-    assert left.left == pytest.approx(264 / 864)
-    assert [left.least_s, left.most_s] == pytest.approx([864 - 660, 864 - 540])
-    assert left.coverage == pytest.approx(6000 / (6000 + DAY_S))
+    error_budget = budget(Objective(99.0, 1), summed)
+    assert error_budget.left_s == pytest.approx(864 - 600)
+    assert error_budget.left == pytest.approx(264 / 864)
+    assert [error_budget.least_s, error_budget.most_s] == pytest.approx([864 - 660, 864 - 540])
+    assert error_budget.coverage == pytest.approx(6000 / (6000 + DAY_S))
 
 
 def test_missed() -> None:
@@ -57,8 +57,13 @@ def test_missed() -> None:
 def test_never_seen() -> None:
     """A service that was never seen has used nothing. Its coverage is 0."""
     empty = Availability(dict.fromkeys(("healthy", "unseen"), 0.0), None, None, None, 0.0)
-    left = budget(Objective(99.0, 1), empty)
-    assert (left.left, left.least_s, left.most_s, left.coverage) == (1.0, 864.0, 864.0, 0.0)
+    error_budget = budget(Objective(99.0, 1), empty)
+    assert (
+        error_budget.left,
+        error_budget.least_s,
+        error_budget.most_s,
+        error_budget.coverage,
+    ) == (1.0, 864.0, 864.0, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -148,20 +148,20 @@ def test_owner() -> None:
     ],
 )
 @pytest.mark.parametrize(
-    ("answer", "rest"),
+    ("answer", "problem"),
     [
         ("dial tcp 1.2.3.4:443: i/o timeout", "the node cannot reach the registry: "),
         ("dial tcp: lookup registry-1.docker.io: no such host", "the node cannot resolve "),
         ("pull access denied, repository does not exist", "the registry refuses the node: "),
     ],
 )
-def test_image_without_registry(image: str, is_local: bool, answer: str, rest: str) -> None:
-    """An image without a registry in its name was to be loaded: first, its name or tag is wrong."""
+def test_image_without_registry(image: str, is_local: bool, answer: str, problem: str) -> None:
+    """If an image has no registry in its name, the hint first suspects its name or tag."""
     message = f'Failed to pull image "{image}": failed to do request: {answer}'
     hint = remedy("ImagePullBackOff", f'Back-off pulling image "{image}": {message}')
     assert hint.startswith("no image of this name and tag is on the node, or ") == is_local
-    assert hint.startswith(rest) != is_local
-    assert rest in hint
+    assert hint.startswith(problem) != is_local
+    assert problem in hint
 
 
 @pytest.mark.parametrize("answer", ["not found", "no match for platform in manifest"])

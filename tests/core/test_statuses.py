@@ -61,10 +61,10 @@ SHOWN = [
 ]
 
 
-@pytest.mark.parametrize(("statuses", "shown"), SHOWN)
-def test_format(statuses: Any, shown: str) -> None:
+@pytest.mark.parametrize(("statuses", "text"), SHOWN)
+def test_format(statuses: Any, text: str) -> None:
     """A whole class is shown as a class, three or more statuses in a row as a range."""
-    assert format_statuses(statuses) == shown
+    assert format_statuses(statuses) == text
 
 
 @given(st.sets(st.integers(FIRST, LAST)))

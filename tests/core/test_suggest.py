@@ -9,7 +9,7 @@ from ops_worker.variables import variables
 
 pytestmark = pytest.mark.unit
 
-KNOWN = frozenset(name for one in variables() for name in one.names)
+KNOWN = frozenset(name for variable in variables() for name in variable.names)
 COMMANDS = [
     "health",
     "metrics",

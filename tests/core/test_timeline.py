@@ -36,9 +36,9 @@ class Pass(NamedTuple):
     is_blind: bool = False
 
 
-def patience_s(one: int, other: int) -> int:
+def patience_s(period_s: int, other_period_s: int) -> int:
     """Return the patience between two passes: three periods, at least 90 s."""
-    return max(3 * one, 3 * other, 90)
+    return max(3 * period_s, 3 * other_period_s, 90)
 
 
 def looked_up(record: list[Pass], service: str, second: int, now: int) -> str:
@@ -81,7 +81,7 @@ CHOICES = 7
 def histories(draw: st.DrawFn) -> list[Pass]:
     """Draw a history: passes with holes, other periods, services left out, states that change.
 
-    All choices are drawn at once: to draw them one by one takes longer than the test.
+    All choices are drawn at once, because separate draws take longer than the test.
     """
     number = draw(st.integers(1, 25))
     choices = iter(draw(st.binary(min_size=CHOICES * number, max_size=CHOICES * number)))
@@ -99,9 +99,9 @@ def histories(draw: st.DrawFn) -> list[Pass]:
         for service in choose(GROUPS):
             states[service] = choose(STATES)
         left_out = choose(["", "", "", "", *GROUPS])
-        seen = {name: state for name, state in states.items() if name not in left_out}
+        seen_states = {name: state for name, state in states.items() if name not in left_out}
         is_blind = choose([False, False, False, True])
-        record.append(Pass(second, period_s, seen, is_blind))
+        record.append(Pass(second, period_s, seen_states, is_blind))
     return record
 
 
@@ -120,14 +120,16 @@ BLIND_LATER = [
 def test_equals_the_record_of_every_pass(record: list[Pass], later: int) -> None:
     """For each second, the ledger and a record of every pass give the same state."""
     ledger = Recorder()
-    for one in record:
-        sights = [sight(name, one.second, state) for name, state in one.states.items()]
-        ledger.record(sights, one.period_s)
-        if one.is_blind:
+    for recorded_pass in record:
+        sights = [
+            sight(name, recorded_pass.second, state) for name, state in recorded_pass.states.items()
+        ]
+        ledger.record(sights, recorded_pass.period_s)
+        if recorded_pass.is_blind:
             ledger.end_run()
     now = record[-1].second + later
     moments = sorted(second for second in {0, *edges(record, now)} if second < now + 100)
-    for service in sorted({name for one in record for name in one.states}):
+    for service in sorted({name for recorded_pass in record for name in recorded_pass.states}):
         pieces = ledger.timeline(service, 0, now + 100, now)
         assert pieces[0][1] == 0
         assert pieces[-1][2] == now + 100
@@ -141,14 +143,14 @@ def test_equals_the_record_of_every_pass(record: list[Pass], later: int) -> None
 def summed(ledger: Recorder, since: float, until: float, now: float) -> tuple[object, ...]:
     """Return the seconds of each state, and the availability with bounds, as healthy seconds."""
     pieces = ledger.pieces("a", since, until, now)
-    found = availability(pieces)
-    seconds = {state: length for state, length in found.seconds.items() if length}
+    total = availability(pieces)
+    seconds = {state: length for state, length in total.seconds.items() if length}
     seen_s = sum(length for state, length in seconds.items() if state != "unseen")
-    bounds = (found.least, found.value, found.most)
+    bounds = (total.least, total.value, total.most)
     return (
         seconds,
         *(None if share is None else round(share * seen_s, 6) for share in bounds),
-        round(found.coverage, 6),
+        round(total.coverage, 6),
     )
 
 
@@ -341,10 +343,12 @@ def test_bucket_states_equal_the_seconds(
 ) -> None:
     """Each bucket has the state that follows from its seconds, one by one."""
     ledger = Recorder()
-    for one in record:
-        sights = [sight(name, one.second, state) for name, state in one.states.items()]
-        ledger.record(sights, one.period_s)
-        if one.is_blind:
+    for recorded_pass in record:
+        sights = [
+            sight(name, recorded_pass.second, state) for name, state in recorded_pass.states.items()
+        ]
+        ledger.record(sights, recorded_pass.period_s)
+        if recorded_pass.is_blind:
             ledger.end_run()
     now, ended = record[-1].second + 30, begun + length * number
     changes = edges(record, now)
@@ -370,5 +374,5 @@ def test_bucket_states_equal_the_seconds(
 def test_shares_of_a_long_period() -> None:
     """Long unseen time does not reduce the precision: an always healthy service has exactly 1."""
     ledger = recorded(*((second + 0.123457, "healthy") for second in range(0, 600, 60)))
-    found = availability(ledger.pieces("a", -315_360_000, 601, 601))
-    assert (found.least, found.value, found.most) == (1, 1, 1)
+    total = availability(ledger.pieces("a", -315_360_000, 601, 601))
+    assert (total.least, total.value, total.most) == (1, 1, 1)

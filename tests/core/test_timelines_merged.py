@@ -190,17 +190,17 @@ def test_odd_state() -> None:
 @st.composite
 def sights(draw: st.DrawFn, period_s: int) -> list[tuple[int, str]]:
     """Draw what a pass saw: states that change, and holes."""
-    found: list[tuple[int, str]] = []
+    drawn: list[tuple[int, str]] = []
     moment = draw(st.integers(0, 200))
     while moment < END:
         state = draw(st.sampled_from(STATES))
         count = draw(st.integers(1, 20))
         for _ in range(count):
             if moment < END:
-                found.append((moment, state))
+                drawn.append((moment, state))
             moment += period_s
         moment += draw(st.sampled_from([0, 0, 0, 97, 600]))
-    return found
+    return drawn
 
 
 def state_at(pieces: list[Piece], time: datetime) -> str:
@@ -241,10 +241,10 @@ def test_merged_is_the_choice_at_each_moment(
 
 @given(sights(20), st.integers(0, END - 1), st.integers(1, END))
 @settings(max_examples=EXAMPLES)
-def test_a_part_of_the_period(seen: list[tuple[int, str]], since: int, length: int) -> None:
+def test_a_part_of_the_period(drawn: list[tuple[int, str]], since: int, length: int) -> None:
     """Rows that are left out for a shorter period do not change the timeline of that period."""
-    coverage = Coverage(ledger(20, *seen)[0], at(END))
-    spans = ledger(20, *seen)[1]
+    coverage = Coverage(ledger(20, *drawn)[0], at(END))
+    spans = ledger(20, *drawn)[1]
     until = min(since + length, END)
 
     def cut(time: datetime) -> float:
@@ -265,13 +265,13 @@ def test_a_part_of_the_period(seen: list[tuple[int, str]], since: int, length: i
 @st.composite
 def outages(draw: st.DrawFn) -> list[tuple[int, int]]:
     """Draw true outages of a service, long enough and far enough apart for every pass to see."""
-    found = []
+    drawn = []
     moment = draw(st.integers(200, 600))
     while moment < END - 500:
         length = draw(st.integers(200, 500))
-        found.append((moment, moment + length))
+        drawn.append((moment, moment + length))
         moment += length + draw(st.integers(200, 800))
-    return found
+    return drawn
 
 
 @given(outages(), st.lists(st.tuples(st.integers(0, END), st.integers(0, 900)), max_size=3))
@@ -279,12 +279,12 @@ def outages(draw: st.DrawFn) -> list[tuple[int, int]]:
 def test_the_truth_lies_within_the_bounds(
     truth: list[tuple[int, int]], holes: list[tuple[int, int]]
 ) -> None:
-    """Every outage is found, what was certainly seen is true, and so are the bounds of the share.
+    """Every outage is found. Its first and last sight, and the bounds of the share, are true.
 
-    The finer stream has holes. Where one ends, the coarser one may be behind.
+    The finer stream has holes. At the end of a hole, the coarser stream may be behind.
     """
 
-    def seen(period_s: int, first: int) -> list[tuple[int, str]]:
+    def sights_of(period_s: int, first: int) -> list[tuple[int, str]]:
         """Return the sights that passes have of the true outages."""
         return [
             (moment, "down" if any(b <= moment < e for b, e in truth) else "healthy")
@@ -293,16 +293,18 @@ def test_the_truth_lies_within_the_bounds(
 
     finer = [
         (moment, state)
-        for moment, state in seen(20, 3)
+        for moment, state in sights_of(20, 3)
         if not any(begun <= moment < begun + length for begun, length in holes)
     ]
-    pieces = merged(timeline(20, *finer), timeline(60, *seen(60, 31)))
-    found = [piece for piece in pieces if piece.state == "down"]
+    pieces = merged(timeline(20, *finer), timeline(60, *sights_of(60, 31)))
+    down_pieces = [piece for piece in pieces if piece.state == "down"]
     for begun, ended in truth:
-        around = [piece for piece in found if piece.begun < at(ended) and piece.ended > at(begun)]
+        around = [
+            piece for piece in down_pieces if piece.begun < at(ended) and piece.ended > at(begun)
+        ]
         assert second(around[0].from_earliest) <= begun
         assert second(around[-1].to_latest) >= ended
-    for piece in found:
+    for piece in down_pieces:
         if piece.first_seen <= piece.last_seen:
             first, last = second(piece.first_seen), second(piece.last_seen)
             assert any(begun <= first <= last < ended for begun, ended in truth)

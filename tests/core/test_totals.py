@@ -108,7 +108,7 @@ def check(streams: Sequence[Rows], since: float, until: float, now: float, bucke
     """The fast sums equal those over the pieces."""
     coverages = [Coverage(runs, at(now)) for runs, _ in streams]
     spans = [of_stream for _, of_stream in streams]
-    found = Totals(coverages, at(since), at(until), buckets=buckets).summary(spans)
+    fast = Totals(coverages, at(since), at(until), buckets=buckets).summary(spans)
     pieces, *others = [
         coverage.timeline(of_stream, at(since), at(until))
         for coverage, of_stream in zip(coverages, spans, strict=True)
@@ -116,11 +116,11 @@ def check(streams: Sequence[Rows], since: float, until: float, now: float, bucke
     for other in others:
         pieces = merged(pieces, other)
     expected = availability(pieces)
-    assert found.availability.seconds == pytest.approx(expected.seconds, abs=1e-6)
-    assert found.availability[1:] == pytest.approx(expected[1:], abs=1e-9)
+    assert fast.availability.seconds == pytest.approx(expected.seconds, abs=1e-6)
+    assert fast.availability[1:] == pytest.approx(expected[1:], abs=1e-9)
     if buckets:
-        assert found.states == bucket_states(pieces, at(since), at(until), buckets)
-    assert (found.outages, found.longest_s) == outages(pieces)
+        assert fast.states == bucket_states(pieces, at(since), at(until), buckets)
+    assert (fast.outages, fast.longest_s) == outages(pieces)
 
 
 periods = st.tuples(st.integers(0, 6000), st.integers(1, 6000), st.integers(0, 4))
@@ -279,12 +279,12 @@ def test_periods_that_are_odd() -> None:
 
 def test_most_services_need_no_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pieces of a state are made once. The pieces of a service are made only around a hole."""
-    made = []
+    calls = []
     timeline = Coverage.timeline
 
     def counted(self: Coverage, *period: Any) -> list[Piece]:
         """Count the timelines."""
-        made.append(period)
+        calls.append(period)
         return timeline(self, *period)
 
     runs, spans, second = rows([HOLE, WELL, DOWN, HOLE, DOWN, WELL], 60)
@@ -292,4 +292,4 @@ def test_most_services_need_no_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Coverage, "timeline", counted)
     for _ in range(3):
         totals.summary([spans])
-    assert len(made) == 2, "that of healthy services, and that of services that are down"
+    assert len(calls) == 2, "one timeline for healthy services, one for services that are down"

@@ -64,15 +64,15 @@ def test_days_add_up(drawn: tuple[Recorder, int], since: int, more: int) -> None
 @given(ledgers())
 @settings(max_examples=EXAMPLES)
 def test_outages_add_up(drawn: tuple[Recorder, int]) -> None:
-    """Outages are the unhealthy time, each within its bounds."""
+    """Outages add up to the unhealthy time. The length of each is within its bounds."""
     ledger, until = drawn
     pieces = ledger.pieces("a", 0, until, until)
     total = availability(pieces)
     all_outages = outages(pieces)
     unhealthy_s = sum(total.seconds[state] for state in ("degraded", "down", "unknown"))
-    assert sum(one.seconds for one in all_outages) == pytest.approx(unhealthy_s)
-    for one in all_outages:
-        assert 0 <= one.least_s <= one.seconds <= one.most_s
+    assert sum(outage.seconds for outage in all_outages) == pytest.approx(unhealthy_s)
+    for outage in all_outages:
+        assert 0 <= outage.least_s <= outage.seconds <= outage.most_s
 
 
 def test_days_of_another_zone() -> None:

@@ -58,7 +58,7 @@ def test_as_json() -> None:
 
 
 def test_status() -> None:
-    """The document of `status` has the keys, the order and the formats that it always had."""
+    """The keys of `status`, their order and their formats do not change."""
     series = Series(
         service="ingest",
         metric="messages_received",
@@ -251,7 +251,7 @@ PAST = {
 
 
 def test_explain() -> None:
-    """The document of `explain` has the keys, the order and the formats that it always had."""
+    """The keys of `explain`, their order and their formats do not change."""
     alert = ServiceAlertRow(
         id=3,
         status="ACKNOWLEDGED",

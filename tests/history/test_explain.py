@@ -75,7 +75,7 @@ def ledger(
 
 def history(**changes: Any) -> ServiceHistory:
     """Return the history of service `a`. Both passes have seen it lately."""
-    known = ServiceHistory(
+    recent = ServiceHistory(
         service="a",
         now=NOW,
         at=NOW,
@@ -87,7 +87,7 @@ def history(**changes: Any) -> ServiceHistory:
         in_maintenance=False,
         maintenance_until=None,
     )
-    return known._replace(**changes)
+    return recent._replace(**changes)
 
 
 def target(**changes: Any) -> Target:
@@ -102,8 +102,8 @@ def built(**changes: Any) -> Explanation:
 
 def lines(document: Explanation, width: int = 200) -> list[str]:
     """Return the lines of the screen."""
-    shown = [table for table in explain.tables(document, width) if table.rows or table.none]
-    screen = [explain.heading(document, width), *(fitted(table, width) for table in shown)]
+    visible = [table for table in explain.tables(document, width) if table.rows or table.none]
+    screen = [explain.heading(document, width), *(fitted(table, width) for table in visible)]
     return "\n\n".join(plain(table, width) for table in screen).splitlines()
 
 
@@ -174,8 +174,8 @@ def test_the_last_sight_counts(health_age: float, state: str, seen_by: str) -> N
         "metrics": ("healthy", 5.0),
         "health": ("down", health_age),
     }
-    said = "`ops-worker status` shows down: that is what the health pass saw last"
-    assert (said in lines(document)) is (state != "down")
+    sentence = "`ops-worker status` shows down: that is what the health pass saw last"
+    assert (sentence in lines(document)) is (state != "down")
     assert "What each pass saw" in lines(document)
 
 
@@ -244,7 +244,7 @@ def test_who_closed_the_alert() -> None:
     """
     alert = ServiceAlertRow(7, "CLOSED", "s", ago(1700), ago(900), None, None, None)
     closed = ActionRow(ago(900), "closed", "kim\n", "", ["a"], None, 7)
-    said = "no alert is open: it opens with the next health pass that finds it so"
+    sentence = "no alert is open: it opens with the next health pass that finds it so"
     for actions, ending in (
         ((closed,), "; kim closed alert 7 at 2026-03-01 11:45:00"),
         ((closed._replace(by=""),), "; somebody closed alert 7 at 2026-03-01 11:45:00"),
@@ -254,9 +254,9 @@ def test_who_closed_the_alert() -> None:
     ):
         rule = Rule(target(), Thresholds())
         document = explain.build(history(alerts=(alert,), actions=actions), rule)
-        assert document.alert == said + ending
+        assert document.alert == sentence + ending
     document = explain.build(history(), rule)
-    assert document.alert == said
+    assert document.alert == sentence
 
 
 def test_causes() -> None:
@@ -266,8 +266,8 @@ def test_causes() -> None:
     document = explain.build(history(needed={"b": False, "c": False}), rule)
     assert document.because_of == ("c",)
     assert ": because of c: refused again (seen by" in lines(document)[0]
-    said = "no alert is open: none opens while services that it needs are unhealthy: c"
-    assert document.alert == said
+    sentence = "no alert is open: none opens while services that it needs are unhealthy: c"
+    assert document.alert == sentence
     assert document.rule["needs"] == "b; no alert opens while one of them is unhealthy"
     for needed in ({}, {"b": True, "c": True}):
         document = explain.build(history(needed=needed), rule)
@@ -324,8 +324,8 @@ def test_look_back() -> None:
 )
 def test_certificate(details: Any, checked: float, sentence: str) -> None:
     """The end of the certificate is a sentence, if the health pass had recorded it by then."""
-    shown = explain.sentences(built(row=HealthRow("healthy", details, ago(checked))))
-    assert [line for line in shown if "certificate" in line] == [sentence] * bool(sentence)
+    sentences = explain.sentences(built(row=HealthRow("healthy", details, ago(checked))))
+    assert [line for line in sentences if "certificate" in line] == [sentence] * bool(sentence)
 
 
 @pytest.mark.parametrize(

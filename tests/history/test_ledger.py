@@ -144,10 +144,10 @@ def test_all_takes_the_finer_stream_where_it_knows() -> None:
 def lines(rows: LedgerRows, name: str = "health", width: int = 80) -> list[str]:
     """Return the lines of the table."""
     table = Table(LedgerPeriod(*rows[:4]), name, width=width)
-    shown = [*table.heading()]
+    text = [*table.heading()]
     for document in documents(rows, name):
-        shown += table.lines(document)
-    return shown
+        text += table.lines(document)
+    return text
 
 
 def test_table() -> None:
@@ -200,15 +200,15 @@ def test_table_fits(width: int, service: str, start: str) -> None:
         span._replace(service=service, reason="拒否" * 150, state="down")
         for span in ROWS.spans["health"]
     ]
-    shown = lines(ROWS._replace(services=[service], spans={"health": spans}), width=width)
+    text = lines(ROWS._replace(services=[service], spans={"health": spans}), width=width)
     columns = [
         sum(2 if unicodedata.east_asian_width(character) == "W" else 1 for character in line)
-        for line in shown
+        for line in text
     ]
     assert max(columns) <= width
-    assert all(line.startswith(start.rstrip()) for line in shown[2:])
-    assert shown[3].startswith(start)
-    assert shown[3].endswith("…")
+    assert all(line.startswith(start.rstrip()) for line in text[2:])
+    assert text[3].startswith(start)
+    assert text[3].endswith("…")
     assert columns[3] in {width - 1, width}
 
 

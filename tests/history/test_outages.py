@@ -71,9 +71,9 @@ def piece(state: str, begun: int, ended: int) -> Piece:
 )
 def test_outages(text: str, expected: list[tuple[int, int, float, float]]) -> None:
     """An outage ends when the service is seen healthy. Unseen time within it does not count."""
-    found = stretches(timeline(text), of_same_health("down"))
-    shown = [(item.from_, item.to, item.seconds, item.unseen_s) for item in found]
-    assert shown == [
+    outage_stretches = stretches(timeline(text), of_same_health("down"))
+    values = [(item.from_, item.to, item.seconds, item.unseen_s) for item in outage_stretches]
+    assert values == [
         (at(begun), at(ended), seconds, unseen) for begun, ended, seconds, unseen in expected
     ]
 
@@ -82,7 +82,7 @@ def test_bounds() -> None:
     """The bounds of a stretch are those of its first and its last piece."""
     (outage,) = stretches(timeline("HHdd.DDH"), of_same_health("down"))
     assert (outage.from_earliest, outage.to_latest) == (at(1), at(9))
-    cut = [one._replace(from_earliest=at(3), to_latest=at(1)) for one in timeline("HHddH")]
+    cut = [item._replace(from_earliest=at(3), to_latest=at(1)) for item in timeline("HHddH")]
     (outage,) = stretches(cut, of_state("down"))
     assert (outage.from_earliest, outage.to_latest) == (at(2), at(4)), "never within the outage"
 
@@ -107,19 +107,21 @@ def test_against_seconds(seed: int) -> None:
     seconds = {state: float(letters.count(letter)) for letter, state in LETTERS.items()}
     assert total.seconds == seconds
     assert list(total.seconds) == [*STATES, UNSEEN]
-    seen = letters.replace(".", "")
-    assert total.outages == len([1 for word in seen.split("H") if word])
-    assert (total.longest.seconds if total.longest else 0) == max(map(len, seen.split("H")))
+    seen_letters = letters.replace(".", "")
+    assert total.outages == len([1 for word in seen_letters.split("H") if word])
+    assert (total.longest.seconds if total.longest else 0) == max(map(len, seen_letters.split("H")))
     for item in total.states:
         letter = next(key for key, state in LETTERS.items() if state == item.state)
-        times = [len(list(group)) for key, group in groupby(seen) if key == letter]
+        times = [len(list(group)) for key, group in groupby(seen_letters) if key == letter]
         assert (item.times, item.seconds) == (len(times), sum(times))
         assert (item.longest.seconds if item.longest else 0) == max(times, default=0)
-    if seen:
-        assert total.availability.value == pytest.approx(seen.count("H") / len(seen))
+    if seen_letters:
+        assert total.availability.value == pytest.approx(
+            seen_letters.count("H") / len(seen_letters)
+        )
     else:
         assert total.availability.value is None
-    assert total.availability.coverage == pytest.approx(len(seen) / len(letters))
+    assert total.availability.coverage == pytest.approx(len(seen_letters) / len(letters))
 
 
 def test_longest_of_equal_ones() -> None:
@@ -129,17 +131,17 @@ def test_longest_of_equal_ones() -> None:
     assert total.longest.from_ == at(4)
 
 
-def found(ledger: Recorder, until: float) -> list[tuple[str, float, float, float, float]]:
+def outage_values(ledger: Recorder, until: float) -> list[tuple[str, float, float, float, float]]:
     """Return the outages of a service: worst state, begin, end, least and most length."""
     return [
         (
-            one.state,
-            (one.begun - RECORDED).total_seconds(),
-            (one.ended - RECORDED).total_seconds(),
-            one.least_s,
-            one.most_s,
+            outage.state,
+            (outage.begun - RECORDED).total_seconds(),
+            (outage.ended - RECORDED).total_seconds(),
+            outage.least_s,
+            outage.most_s,
         )
-        for one in outages(ledger.pieces("a", 0, until, until))
+        for outage in outages(ledger.pieces("a", 0, until, until))
     ]
 
 
@@ -167,7 +169,7 @@ def test_worst_state(
 ) -> None:
     """An outage lasts until the service is seen healthy. Its length has bounds."""
     last = states[-1][0]
-    assert found(recorded(*states), last + 70) == expected
+    assert outage_values(recorded(*states), last + 70) == expected
 
 
 def test_reason() -> None:
@@ -182,4 +184,4 @@ def test_reason() -> None:
         part("degraded", "no", 60, 600),
         part("down", "long", 600, 720),
     ]
-    assert [one.reason for one in outages(pieces)] == ["long"]
+    assert [outage.reason for outage in outages(pieces)] == ["long"]

@@ -50,31 +50,31 @@ def passes(chance: random.Random) -> list[Pass]:
     return result
 
 
-def counted(some: Sequence[Pass]) -> int:
+def counted(history: Sequence[Pass]) -> int:
     """Return the number of missed passes, as the statement ``ran`` counts them."""
     gaps = [
         round((b.time - a.time).total_seconds() / max(a.period_s, b.period_s)) - 1
-        for a, b in pairwise(some)
+        for a, b in pairwise(history)
     ]
     return sum(max(0, gap) for gap in gaps)
 
 
-def ledger(some: Sequence[Pass]) -> Recorder:
+def ledger(history: Sequence[Pass]) -> Recorder:
     """Return the ledger of these passes, each of which sees a service 10 ms after its begin."""
     recorder = Recorder()
-    for item in some:
-        seen = Sight("a", item.time + timedelta(milliseconds=10), "healthy")
-        recorder.record([seen], item.period_s)
+    for item in history:
+        sight = Sight("a", item.time + timedelta(milliseconds=10), "healthy")
+        recorder.record([sight], item.period_s)
     return recorder
 
 
-def records(some: Sequence[Pass]) -> Records:
+def records(history: Sequence[Pass]) -> Records:
     """Return the records of these passes."""
     return Records(
-        first=some[0].time,
-        last=some[-1].time,
-        number=len(some),
-        periods=frozenset(item.period_s for item in some),
+        first=history[0].time,
+        last=history[-1].time,
+        number=len(history),
+        periods=frozenset(item.period_s for item in history),
     )
 
 
@@ -87,9 +87,9 @@ def test_equals_a_count_of_every_pass(seed: int) -> None:
         history = passes(chance)
         runs = ledger(history).runs
         for begin in {0, *(chance.randrange(len(history)) for _ in range(5))}:
-            shown = history[begin:]
-            assert missed_in_runs(runs, records(shown)) == counted(shown)
-            total += counted(shown)
+            part = history[begin:]
+            assert missed_in_runs(runs, records(part)) == counted(part)
+            total += counted(part)
     assert total > 100
 
 
@@ -131,11 +131,11 @@ def test_only_the_hour_is_known() -> None:
     assert missed_in_runs(runs, hours) == 5
     assert missed_in_runs(runs, hours._replace(first_s=0.0)) is None
     tags = {"pass": "health", "period_s": "60"}
-    found = [
+    rows = [
         series(tags, len(history), 0, 57_600, first_s=3600.0, last_s=3600.0),
         series(tags | {"pod": "b"}, 2, 30_000, 30_060),
     ]
-    (count,) = pass_counts(found, {})
+    (count,) = pass_counts(rows, {})
     assert count.missed <= 5
     assert count.missed_is_least
 
@@ -157,7 +157,7 @@ def series(tags: Any, number: int, first: float, last: float, **fields: Any) -> 
 
 def test_series() -> None:
     """Each pass and shard is counted, whatever its other tags. Other series are left out."""
-    found = [
+    rows = [
         series({"pass": "metrics", "period_s": "5", "pod": "a"}, 100, 0, 500),
         series({"pass": "metrics", "period_s": "5", "pod": "b"}, 99, 505, 1000),
         series({"pass": "health", "period_s": "60", "shard": "1/2"}, 10, 0, 600),
@@ -169,7 +169,7 @@ def test_series() -> None:
         series(["pass"], 2, 0, 60),
         series({}, 2, 0, 60),
     ]
-    assert pass_counts(found, {}) == [
+    assert pass_counts(rows, {}) == [
         PassCountRow("health", "0/2", at(0), at(540), 10, 0, missed_is_least=True),
         PassCountRow("health", "1/2", at(0), at(600), 10, 1, missed_is_least=True),
         PassCountRow("metrics", None, at(0), at(1000), 199, 2, missed_is_least=True),
@@ -181,23 +181,23 @@ def test_series_with_runs() -> None:
     """Each shard is counted by its own runs. A pass without shards is shard 0/1."""
     history = [Pass(at(60 * n), 60.0) for n in range(10)] + [Pass(at(700), 30.0)]
     runs = ledger(history).runs
-    found = [
+    rows = [
         series({"pass": "health", "period_s": "60"}, 10, 0, 540),
         series({"pass": "health", "period_s": "30"}, 2, 700, 700),
     ]
-    (count,) = pass_counts(found, {"health": runs})
+    (count,) = pass_counts(rows, {"health": runs})
     assert (count.missed, count.missed_is_least) == (2, False)
     others = [run._replace(shard="0/2") for run in runs]
-    (count,) = pass_counts(found, {"health": others, "metrics": runs})
+    (count,) = pass_counts(rows, {"health": others, "metrics": runs})
     assert (count.missed, count.missed_is_least) == (1, True)
 
 
 def test_series_of_another_installation() -> None:
     """Each installation counts its own passes. The default installation has no tag."""
-    found = [
+    rows = [
         series({"pass": "health", "period_s": "60"}, 10, 0, 540),
         series({"pass": "health", "period_s": "60", "installation": "b"}, 5, 0, 540),
     ]
     for arguments, number, missed in (((), 10, 0), (("b",), 5, 5), (("c",), None, None)):
-        counts = [(row.recorded, row.missed) for row in pass_counts(found, {}, *arguments)]
+        counts = [(row.recorded, row.missed) for row in pass_counts(rows, {}, *arguments)]
         assert counts == ([] if number is None else [(number, missed)])

@@ -74,15 +74,14 @@ def test_a_shown_duration_is_the_duration(seconds: float) -> None:
 
     A text with two units is right within the smaller one.
     """
-    for text in (format_age(seconds),):
-        value, (size,) = read_back(text)
-        assert abs(value - seconds) <= size / 2
-        assert size == 1 or value >= size
+    value, (size,) = read_back(format_age(seconds))
+    assert abs(value - seconds) <= size / 2
+    assert size == 1 or value >= size
     value, sizes = read_back(format_duration(seconds))
-    left = round(seconds) - value
+    difference = round(seconds) - value
     assert sizes == sorted(sizes, reverse=True) and len(sizes) <= 2
     smaller = {86_400: 3_600, 3_600: 60, 60: 1, 1: 1}[sizes[0]]
-    assert 0 <= left < smaller or left == 0
+    assert 0 <= difference < smaller or difference == 0
 
 
 @pytest.mark.unit
@@ -116,7 +115,7 @@ def test_buckets() -> None:
 
 @pytest.mark.unit
 def test_texts() -> None:
-    """A duration, a percentage and a label have no line break within. A day is 24 h."""
+    """No line breaks within a duration, a percentage or a label. A day is 24 h."""
     assert unbroken("1 h 3 min, 99.5 % of 3 services") == (
         "1\u00a0h\u00a03\u00a0min, 99.5\u00a0% of 3 services"
     )
@@ -254,21 +253,24 @@ def test_services() -> None:
     rows = ledger_rows(ledger, ["a", "b", "c", "new\nline"], 0, 6000)
     objectives = {"b": Objective(90.0, 1)}
     window = rows._replace(since=at(6000 - DAY_S), services=["b"])
-    kept = [
+    maintenance_rows = [
         MaintenanceRow(at(1500), at(1620), "kim", None, ""),
         MaintenanceRow(at(1600), at(9000), "lee", None, ""),
         MaintenanceRow(at(1200), at(1300), "max", None, "", ["a", "new\nline"]),
     ]
     report = build(
         report_rows(
-            at(6000), 6000, ledger=StatusLedger(rows, [window], objectives), maintenances=kept
+            at(6000),
+            6000,
+            ledger=StatusLedger(rows, [window], objectives),
+            maintenances=maintenance_rows,
         ),
         5,
         [],
     )
     assert [
-        (one.service, one.summary.outages, one.unhealthy_s, one.summary.longest_s, one.planned_s)
-        for one in report.services
+        (row.service, row.summary.outages, row.unhealthy_s, row.summary.longest_s, row.planned_s)
+        for row in report.services
     ] == [
         ("a", 1, 600, 600, 400),
         ("b", 2, 180, 120, 60),
@@ -337,11 +339,13 @@ def test_many_services() -> None:
     now = 60 * number + 60
     rows = ledger_rows(ledger, [f"s{place:03}" for place in range(number)], 0, now)
     report = build(report_rows(at(now), now, ledger=StatusLedger(rows, [], {})), 5, [])
-    assert [one.unhealthy_s for one in report.services] == [
+    assert [service.unhealthy_s for service in report.services] == [
         60 * place for place in reversed(range(number))
     ]
-    assert [bool(one.states) for one in report.services] == [True] * MAX_DRAWN + [False] * 20
-    assert [one.is_drawn for one in report.services] == [True] * MAX_DRAWN + [False] * 20
+    assert [bool(service.states) for service in report.services] == [True] * MAX_DRAWN + [
+        False
+    ] * 20
+    assert [service.is_drawn for service in report.services] == [True] * MAX_DRAWN + [False] * 20
     assert report.services[-2].summary.outages == 1 and report.services[-2].outages == ()
 
 
@@ -403,8 +407,13 @@ def test_maintenances() -> None:
         (60, "lee", "max", "racks", ()),
         (60, "lee", "", "racks", ()),
     ]
-    some = row(0, 9, "kim")._replace(services=["a"])
-    others = [row(1, 2, "kim"), some, row(2, 3, "kim"), some._replace(services=["a", "b"])]
+    of_services = row(0, 9, "kim")._replace(services=["a"])
+    others = [
+        row(1, 2, "kim"),
+        of_services,
+        row(2, 3, "kim"),
+        of_services._replace(services=["a", "b"]),
+    ]
     assert [
         ((item.ended - item.begun).total_seconds(), *item.services) for item in maintenances(others)
     ] == [

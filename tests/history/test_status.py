@@ -83,8 +83,8 @@ def lines(document: Status, width: int = 80, before: Status | None = None) -> li
         status.heading(document, before=before),
         *status.tables(document, before=before, width=width),
     ]
-    shown = [fitted(table, width) for table in tables if table.rows or table.none]
-    return "\n\n".join(plain(table, width) for table in shown).splitlines()
+    visible = [fitted(table, width) for table in tables if table.rows or table.none]
+    return "\n\n".join(plain(table, width) for table in visible).splitlines()
 
 
 def test_causes() -> None:
@@ -110,7 +110,7 @@ def test_causes() -> None:
     }
     document = status.build(ROWS._replace(services=services), {}, needs=needs)
     assert document.verdict == "4 of 6 services are unhealthy, 1 stale; 2 because of db and zone"
-    assert {one.service: one.because_of for one in document.services if one.because_of} == {
+    assert {row.service: row.because_of for row in document.services if row.because_of} == {
         "api": ("zone",),
         "page": ("db", "zone"),
     }
@@ -274,16 +274,25 @@ def with_ledger(states: int = 24, **changes: Any) -> Status:
     return status.build(rows, {}, None, ledger=LEDGER, states=states)
 
 
-def test_past() -> None:
-    """States, availability and error budgets, computed by hand from the spans."""
-    document = with_ledger(states=12)
-    first, second, third = document.services
+def test_states_of_the_past() -> None:
+    """Each state of a bar is computed by hand from the spans."""
+    first, second, third = with_ledger(states=12).services
     assert first.states == ["healthy"] * 6 + ["degraded"] * 2 + ["healthy"] * 4
     assert second.states == ["healthy"] * 10 + ["down"] * 2
     assert third.states == ["unseen"] * 12
+
+
+def test_availability_of_the_past() -> None:
+    """Each availability is computed by hand from the spans."""
+    first, second, third = with_ledger(states=12).services
     assert first.availability is not None and first.availability.value == 50 / 60
     assert second.availability is not None and second.availability.value == 54 / 60
     assert third.availability is not None and third.availability.value is None
+
+
+def test_budgets_of_the_past() -> None:
+    """Each error budget is computed by hand from the spans."""
+    first, second, _ = with_ledger(states=12).services
     assert first.budget is not None and second.budget is not None
     assert first.budget.left_s == pytest.approx(8640 - 600)
     assert first.budget.left == pytest.approx(8040 / 8640)
@@ -329,14 +338,14 @@ metrics  on time  0 s ago       5 s     0"""
 
 def test_without_a_ledger() -> None:
     """Without a ledger, the columns that need it are left out. A line says why."""
-    shown = lines(built(HEALTHY))
-    assert shown[3:6] == [
+    screen = lines(built(HEALTHY))
+    assert screen[3:6] == [
         "Services",
         "SERVICE     STATE    FOR      LATENCY  CHECKED   REASON",
         "dispatcher  healthy  119 min  7 ms     12 s ago  -",
     ]
-    assert shown[8] == "no BAR, no AVAIL: no ledger to read (`ops-worker init-db`)"
-    assert LEGEND not in shown
+    assert screen[8] == "no BAR, no AVAIL: no ledger to read (`ops-worker init-db`)"
+    assert LEGEND not in screen
 
 
 def test_missed_objective() -> None:
@@ -364,13 +373,13 @@ def test_service_without_a_record() -> None:
     document = status.build(rows, dict.fromkeys(names, "x"), None, ledger=LEDGER)
     assert document.verdict.endswith("; 1 monitored service was never recorded")
     assert document.missing == ["new"]
-    shown = status.tables(document)[1].rows
-    assert [row[:2] for row in shown] == [
+    table_rows = status.tables(document)[1].rows
+    assert [row[:2] for row in table_rows] == [
         ("evaluator", "down"),
         ("new", "unseen"),
         ("ingest", "healthy"),
     ]
-    assert set(shown[1][3]) == {"·"}
+    assert set(table_rows[1][3]) == {"·"}
     again = status.tables(document, before=document)[1].rows
     assert again[1][0] == "  new"
     nothing = status.build(ROWS._replace(services=[]), {"new": "new"}, None)
@@ -389,7 +398,7 @@ def test_missed_at_least_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "shown"),
+    ("share", "text"),
     [
         (1.0, "100 %"),
         (0.999_999, "99.99 %"),
@@ -398,10 +407,10 @@ def test_missed_at_least_nothing() -> None:
         (0.0, "0.00 %"),
     ],
 )
-def test_availability_is_rounded_down(share: float, shown: str) -> None:
+def test_availability_is_rounded_down(share: float, text: str) -> None:
     """Only a share of exactly 1 is shown as 100 %."""
     document = AvailabilityDocument(share, share, share, 1.0)
-    assert status._availability(document) == shown
+    assert status._availability(document) == text
 
 
 def test_availability_of_little_time() -> None:
@@ -455,12 +464,12 @@ def crowded(width: int, *, before: bool = False) -> Status:
 
 def with_services(services: list[ServiceRow], states: int, **changes: Any) -> Status:
     """Return a document with a ledger of other services, and objectives of all services."""
-    found = [row.service for row in services]
-    period = PERIOD._replace(services=found)
+    names = [row.service for row in services]
+    period = PERIOD._replace(services=names)
     ledger = StatusLedger(
         period=period,
-        windows=[period._replace(services=found)],
-        objectives=dict.fromkeys(found, Objective(99.9)),
+        windows=[period._replace(services=names)],
+        objectives=dict.fromkeys(names, Objective(99.9)),
     )
     rows = ROWS._replace(services=services, **changes)
     return status.build(rows, {}, None, ledger=ledger, states=states)
@@ -472,9 +481,9 @@ def test_fits(width: int, marks: bool) -> None:
     """No line is wider than the screen. Each row is one line, followed by its note."""
     document = crowded(width)
     before = crowded(width) if marks else None
-    shown = lines(document, width, before)
-    assert max(map(text_width, shown)) <= width
-    assert shown.count("") == len(
+    screen = lines(document, width, before)
+    assert max(map(text_width, screen)) <= width
+    assert screen.count("") == len(
         [table for table in status.tables(document) if table.rows or table.none]
     )
     for table in status.tables(document, width=width, before=before):
@@ -482,11 +491,11 @@ def test_fits(width: int, marks: bool) -> None:
         drawn = plain(table, width).splitlines()
         notes = sum(1 for note in table.notes if note)
         assert len(drawn) == 2 + len(table.rows) + notes + len(table.below.splitlines())
-    rows = [line.removeprefix("  ") for line in shown]
+    rows = [line.removeprefix("  ") for line in screen]
     assert any(re.match("evaluator +down ", line) for line in rows)
-    text = "\n".join(shown)
+    text = "\n".join(screen)
     assert "Connection refused" in text
-    words = {word for line in shown for word in line.split() if "…" not in word}
+    words = {word for line in screen for word in line.split() if "…" not in word}
     assert not any(word.startswith("expecte") and word != "expected" for word in words)
 
 
@@ -571,8 +580,8 @@ def test_changes() -> None:
     assert [row[0] for row in tables[1].rows] == ["* a", "  c", "  b", "* d"]
     assert [row[0] for row in tables[3].rows] == ["  1", "* 2", "* 3"]
     assert [row[0] for row in tables[4].rows] == ["* health", "  metrics"]
-    shown = lines(after, before=before)
-    assert "database iotcloud, 2026-03-01 12:00:00 UTC; * changed since 12:00:00" in shown
+    screen = lines(after, before=before)
+    assert "database iotcloud, 2026-03-01 12:00:00 UTC; * changed since 12:00:00" in screen
     unmarked = lines(before, before=before)[2:]
     assert not any("*" in line for line in unmarked)
     assert not any(line.startswith("  ") for line in lines(before) if "latency" not in line)
@@ -671,9 +680,9 @@ def test_cut() -> None:
 def test_values_are_not_broken(text: str, whole: str) -> None:
     """No line ends within a duration, a percentage or a time. No word is lost."""
     for width in range(max(8, len(whole)), len(text) + 1):
-        shown = wrapped(text, width)
-        assert any(whole in line for line in shown)
-        assert " ".join(shown) == text
+        parts = wrapped(text, width)
+        assert any(whole in line for line in parts)
+        assert " ".join(parts) == text
 
 
 def test_words_are_wrapped_whole() -> None:

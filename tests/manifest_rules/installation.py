@@ -66,7 +66,7 @@ def broken(
 def variant(name: str) -> list[tuple[str, Any]]:
     """Return the objects of a variant, each in a file named after its kind and name."""
     objects = documents((K8S / name / "rendered.yaml").read_text(encoding="utf-8"))
-    return [(f"{one['kind']}/{one['metadata']['name']}", one) for one in objects]
+    return [(f"{content['kind']}/{content['metadata']['name']}", content) for content in objects]
 
 
 def health_faults(*changes: tuple[str, object]) -> list[str]:
@@ -74,13 +74,13 @@ def health_faults(*changes: tuple[str, object]) -> list[str]:
     objects = INSTALLED
     for path, value in changes:
         objects = broken(HEALTH, path, value, objects)
-    found = faults_of(objects)
-    assert all(fault.startswith(SUBJECT) for fault in found)
-    return [fault.removeprefix(SUBJECT) for fault in found]
+    faults = faults_of(objects)
+    assert all(fault.startswith(SUBJECT) for fault in faults)
+    return [fault.removeprefix(SUBJECT) for fault in faults]
 
 
 def assert_fault(path: str, value: object, field: str, message: str) -> None:
-    """Break one field of the health CronJob; expect this fault, and no password in any fault."""
+    """Break one field of the health CronJob. Expect this fault, and no password in any fault."""
     name = value if path == "metadata.name" else "ops-worker-health"
     faults = faults_of(broken(HEALTH, path, value))
     assert f"{HEALTH}: CronJob/{name}: {field}: {message}" in faults

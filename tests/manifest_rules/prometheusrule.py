@@ -26,16 +26,16 @@ class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class _Severe(BaseModel):
-    """The labels of an alert. The severity is required; others are allowed."""
+class _Labels(BaseModel):
+    """The labels of an alert. The severity is required. Others are allowed."""
 
     model_config = ConfigDict(extra="allow", strict=True)
     __pydantic_extra__: dict[str, str]
     severity: Literal["critical", "warning", "info"]
 
 
-class _Told(BaseModel):
-    """The annotations of an alert. Summary and description are required; others are allowed."""
+class _Annotations(BaseModel):
+    """The annotations of an alert. Summary and description are required. Others are allowed."""
 
     model_config = ConfigDict(extra="allow", strict=True)
     __pydantic_extra__: dict[str, str]
@@ -54,8 +54,8 @@ class _Alert(_Closed):
     expr: Words
     wait: Annotated[Duration, Field(alias="for")] = "0"
     keep_firing_for: Duration = "0"
-    labels: _Severe
-    annotations: _Told
+    labels: _Labels
+    annotations: _Annotations
 
 
 def _sort(rule: Any) -> str:
@@ -100,8 +100,8 @@ def faults(content: dict[str, Any]) -> list[str]:
         rule = _PrometheusRule.model_validate(content)
     except ValidationError as error:
         return [
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']}"
-            for one in error.errors(include_url=False)
+            f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
+            for detail in error.errors(include_url=False)
         ]
     names = [group.name for group in rule.spec.groups]
     return [

@@ -37,11 +37,14 @@ def kustomize(folder: Path, content: dict[str, Any]) -> Objects:
     """Return the objects of a kustomization in a folder, by kind and name."""
     text = yaml.safe_dump(content, sort_keys=False)
     (folder / "kustomization.yaml").write_text(text, encoding="utf-8")
-    made = subprocess.run(
+    done = subprocess.run(
         ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False
     )
-    assert made.returncode == 0, made.stderr
-    return {f"{one['kind']}/{one['metadata']['name']}": one for one in documents(made.stdout)}
+    assert done.returncode == 0, done.stderr
+    return {
+        f"{content['kind']}/{content['metadata']['name']}": content
+        for content in documents(done.stdout)
+    }
 
 
 def combined(folder: Path, components: Sequence[str], **settings: Any) -> Objects:
@@ -235,8 +238,8 @@ def test_order(tmp_path: Path) -> None:
     """In each of the two groups, any order works if monitoring comes before sidecar."""
     first = ["monitoring", "events", "alertmanager", "sharded", "sidecar", *HOW]
     second = ["sharded", "monitoring", "sidecar", "alertmanager", "events", *reversed(HOW)]
-    one, other = combined(tmp_path, first), combined(tmp_path, second)
-    assert _sorted_lists(one) == _sorted_lists(other)
+    first_objects, second_objects = combined(tmp_path, first), combined(tmp_path, second)
+    assert _sorted_lists(first_objects) == _sorted_lists(second_objects)
 
 
 @pytest.mark.parametrize(
@@ -328,6 +331,6 @@ def test_csi(tmp_path: Path) -> None:
     objects = combined(tmp_path, ["secret-files"], patches=patches)
     assert_right(objects)
     for pod in pods(objects):
-        (volume,) = (one for one in pod["volumes"] if one["name"] == "secret")
+        (volume,) = (item for item in pod["volumes"] if item["name"] == "secret")
         assert volume.keys() == {"name", "csi"}
         assert volume["csi"].items() >= CSI.items()

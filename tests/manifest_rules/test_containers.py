@@ -640,10 +640,10 @@ def test_references(
         [*OURS["env"], *env],
         broken(HEALTH, f"{CONTAINER}.envFrom", sources),
     )
-    found = [fault.removeprefix(f"{SUBJECT}{CONTAINER}.env: ") for fault in faults_of(objects)]
-    assert not any("hunter2" in fault for fault in found)
+    problems = [fault.removeprefix(f"{SUBJECT}{CONTAINER}.env: ") for fault in faults_of(objects)]
+    assert not any("hunter2" in fault for fault in problems)
     if faults is not None:
-        assert found == faults
+        assert problems == faults
 
 
 def test_references_in_arguments() -> None:
@@ -681,14 +681,14 @@ def test_references_in_arguments() -> None:
 def test_password_in_a_file(name: str) -> None:
     """The password may be in a file. A file of a ConfigMap is a fault."""
 
-    def found(path: str) -> list[str]:
+    def faults_with(path: str) -> list[str]:
         objects = broken(HEALTH, f"{CONTAINER}.env", [*OURS["env"], variable(name, path)])
         objects = broken(HEALTH, f"{CONTAINER}.envFrom", [MAP], objects)
-        kept = [one for one in objects if one[0] == HEALTH or one[1]["kind"] != "CronJob"]
-        return [fault.removeprefix(SUBJECT) for fault in faults_of(kept)]
+        remaining = [item for item in objects if item[0] == HEALTH or item[1]["kind"] != "CronJob"]
+        return [fault.removeprefix(SUBJECT) for fault in faults_of(remaining)]
 
-    assert found("/run/secrets/ops-worker/x") == []
-    assert found("/etc/ops-worker/catalogue.toml") == [
+    assert faults_with("/run/secrets/ops-worker/x") == []
+    assert faults_with("/etc/ops-worker/catalogue.toml") == [
         f"{CONTAINER}.env: {name} is a file of a ConfigMap; mount a Secret there"
     ]
 
@@ -715,7 +715,7 @@ def test_settings_of_a_config_map(name: str, value: str, message: str) -> None:
 
 
 def test_settings_of_several_places() -> None:
-    """A container that sets a variable itself has the fault; the others blame the ConfigMap."""
+    """A container that sets a variable itself has the fault. The others blame the ConfigMap."""
     own = broken(HEALTH, ENV, {"name": "CONFIRM_DELAY", "value": "soon"})
     message = "CONFIRM_DELAY is 'soon'; expected a number of seconds, 0 to 30"
     in_health = f"{SUBJECT}{CONTAINER}.env: {message}"

@@ -20,7 +20,7 @@ FOREIGN = list(
         (Path(__file__).parent / "field" / "cronjobs.yaml").read_text(encoding="utf-8")
     )
 )
-SHAPES = [one for one in FOREIGN if one["kind"] == "CronJob"]
+SHAPES = [shape for shape in FOREIGN if shape["kind"] == "CronJob"]
 NATIVE = (
     "keeps running after the pass, so the Job never completes; make it a native sidecar "
     "(an init container with restartPolicy: Always), because a Job does not wait for those"
@@ -47,11 +47,11 @@ REAL = {
 def test_how_many() -> None:
     """There are 53 CronJobs with different names."""
     assert len(SHAPES) == 53
-    assert len({one["metadata"]["name"] for one in SHAPES}) == 53
-    assert set(REAL) <= {one["metadata"]["name"] for one in SHAPES}
+    assert len({shape["metadata"]["name"] for shape in SHAPES}) == 53
+    assert set(REAL) <= {shape["metadata"]["name"] for shape in SHAPES}
 
 
-@pytest.mark.parametrize("shape", FOREIGN, ids=lambda one: one["metadata"]["name"])
+@pytest.mark.parametrize("shape", FOREIGN, ids=lambda shape: shape["metadata"]["name"])
 def test_foreign(shape: dict[str, Any]) -> None:
     """A CronJob without the worker has one fault if it is alone, and none with the installation."""
     faults = faults_of([("x.yaml", shape)])
@@ -71,8 +71,8 @@ def merged(shape: dict[str, Any], our_place: int) -> list[tuple[str, Any]]:
     ours, spec = dict(objects)[HEALTH]["spec"], shape["spec"]
     pod, theirs = ours["jobTemplate"]["spec"]["template"]["spec"], at(shape, *POD.split("."))
     boxes = [
-        one | {"name": one["name"].replace("ops-worker", "theirs")}
-        for one in items(theirs.get("containers"))
+        container | {"name": container["name"].replace("ops-worker", "theirs")}
+        for container in items(theirs.get("containers"))
     ]
     pod["containers"] = [*boxes[:our_place], *pod["containers"], *boxes[our_place:]]
     pod["initContainers"] = items(theirs.get("initContainers"))
@@ -104,9 +104,9 @@ CASES = [
 def test_beside_ours(shape: dict[str, Any], our_place: int) -> None:
     """With other containers before or after it, the worker has only the real faults."""
     prefix = f"{HEALTH}: CronJob/ops-worker-health: "
-    found = faults_of(merged(shape, our_place))
-    assert all(fault.startswith(prefix) for fault in found)
+    faults = faults_of(merged(shape, our_place))
+    assert all(fault.startswith(prefix) for fault in faults)
     expected = REAL.get(shape["metadata"]["name"], [])
     if our_place:  # the other container is then the first one
         expected = [fault.replace("containers[1]", "containers[0]") for fault in expected]
-    assert [fault.removeprefix(prefix) for fault in found] == expected
+    assert [fault.removeprefix(prefix) for fault in faults] == expected

@@ -53,25 +53,29 @@ All are stable, and have the labels namespace and cronjob.
 
 def scheduled(objects: list[Any]) -> dict[tuple[str, str], int]:
     """Return the period of each CronJob that is not suspended, by namespace and name."""
-    jobs = [one for one in objects if one["kind"] == "CronJob" and not one["spec"]["suspend"]]
+    jobs = [
+        cronjob
+        for cronjob in objects
+        if cronjob["kind"] == "CronJob" and not cronjob["spec"]["suspend"]
+    ]
     return {
-        (one["metadata"]["namespace"], one["metadata"]["name"]): read(
-            one["spec"]["schedule"]
+        (cronjob["metadata"]["namespace"], cronjob["metadata"]["name"]): read(
+            cronjob["spec"]["schedule"]
         ).gaps.longest
-        for one in jobs
+        for cronjob in jobs
     }
 
 
 def covered(rule: Any) -> dict[tuple[str, str], int]:
     """Return the seconds after which each CronJob is overdue, by namespace and name."""
     (group,) = rule["spec"]["groups"]
-    found = {}
-    for one in group["rules"]:
-        if "record" in one:
-            number = re.fullmatch(r"vector\(([0-9]+)\)", one["expr"])
-            assert one["record"] == EXPECTED and number
-            found[one["labels"]["namespace"], one["labels"]["cronjob"]] = int(number[1])
-    return found
+    thresholds = {}
+    for entry in group["rules"]:
+        if "record" in entry:
+            number = re.fullmatch(r"vector\(([0-9]+)\)", entry["expr"])
+            assert entry["record"] == EXPECTED and number
+            thresholds[entry["labels"]["namespace"], entry["labels"]["cronjob"]] = int(number[1])
+    return thresholds
 
 
 def objects(path: Path) -> list[Any]:
@@ -79,7 +83,7 @@ def objects(path: Path) -> list[Any]:
     return documents(path.read_text(encoding="utf-8"))
 
 
-INSTALLED = scheduled([one for path in sorted(K8S.glob("*.yaml")) for one in objects(path)])
+INSTALLED = scheduled([content for path in sorted(K8S.glob("*.yaml")) for content in objects(path)])
 
 
 @pytest.mark.unit
@@ -94,13 +98,13 @@ def test_every_cronjob_is_covered() -> None:
 @pytest.mark.parametrize("variant", ["events", "every-5s", "sharded"])
 def test_variants_are_covered(variant: str) -> None:
     """The thresholds fit the variants with CronJobs. Each run ends within its period."""
-    found = objects(K8S / "variants" / variant / "rendered.yaml")
-    assert covered(RULE) == {job: PERIODS * seconds for job, seconds in scheduled(found).items()}
-    for one in found:
-        if one["kind"] == "CronJob" and not one["spec"]["suspend"]:
+    contents = objects(K8S / "variants" / variant / "rendered.yaml")
+    assert covered(RULE) == {job: PERIODS * seconds for job, seconds in scheduled(contents).items()}
+    for content in contents:
+        if content["kind"] == "CronJob" and not content["spec"]["suspend"]:
             assert (
-                one["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"]
-                < read(one["spec"]["schedule"]).gaps.longest
+                content["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"]
+                < read(content["spec"]["schedule"]).gaps.longest
             )
 
 
@@ -135,13 +139,13 @@ def test_alerts_say_what_to_do(name: str) -> None:
         ALERTS[name]["annotations"][text] for text in ("summary", "description")
     )
     assert "{{ $labels.cronjob }} in {{ $labels.namespace }}: " in summary
-    written = re.findall(
+    quoted = re.findall(
         r"`([^`]+)`",
         description.replace("{{ $labels.namespace }}", "NS").replace(
             "{{ $labels.cronjob }}", "JOB"
         ),
     )
-    commands = [shlex.split(command) for command in written]
+    commands = [shlex.split(command) for command in quoted]
     assert {command[0] for command in commands} == {"kubectl", "ops-worker"}
     for command in commands:
         assert command[command.index("-n") + 1] == "NS"
@@ -279,12 +283,12 @@ def test_overlays(tmp_path: Path, beside: str, settings: dict[str, Any]) -> None
     (tmp_path / "kustomization.yaml").write_text(
         yaml.safe_dump({"resources": folders, **settings}), encoding="utf-8"
     )
-    made = subprocess.run(
+    output = subprocess.run(
         ["kubectl", "kustomize", str(tmp_path)], capture_output=True, text=True, check=True
     ).stdout
-    found = documents(made)
-    (rule,) = (one for one in found if one["kind"] == "PrometheusRule")
-    assert covered(rule) == {job: PERIODS * seconds for job, seconds in scheduled(found).items()}
+    contents = documents(output)
+    (rule,) = (content for content in contents if content["kind"] == "PrometheusRule")
+    assert covered(rule) == {job: PERIODS * seconds for job, seconds in scheduled(contents).items()}
     assert {namespace for namespace, _ in covered(rule)} == {
         settings.get("namespace", "ops-worker")
     }
@@ -327,7 +331,7 @@ class History(NamedTuple):
             {
                 "series": f"{metric}{{{labels}}}",
                 "values": " ".join(
-                    [*("_" if one is None else str(one) for one in values), "stale"]
+                    [*("_" if value is None else str(value) for value in values), "stale"]
                 ),
             }
             for metric, values in metrics.items()
@@ -454,8 +458,8 @@ HISTORIES: dict[str, tuple[list[History], Firing]] = {
             WELL,
             History(),
             *(
-                one._replace(namespace="other")
-                for one in (*STOPPED, NEVER_SUCCEEDED[1]._replace(cronjob="ops-worker-b"))
+                history._replace(namespace="other")
+                for history in (*STOPPED, NEVER_SUCCEEDED[1]._replace(cronjob="ops-worker-b"))
             ),
         ],
         {},
@@ -484,10 +488,12 @@ def complaints(
 
     The result is empty if the alerts are as expected.
     """
-    others = [] if any(one.cronjob == ROLLUP for one in histories) else [HOURLY]
+    others = [] if any(history.cronjob == ROLLUP for history in histories) else [HOURLY]
     test = {
         "interval": "1m",
-        "input_series": [one for history in [*histories, *others] for one in history.series()],
+        "input_series": [
+            series for history in [*histories, *others] for series in history.series()
+        ],
         **expected,
     }
     path = folder / "tests.yaml"

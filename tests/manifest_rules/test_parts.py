@@ -103,8 +103,8 @@ def test_pod_template(kind: str, spec: dict[str, Any], path: str) -> None:
             return template
         return {key: filled(value) for key, value in node.items()}
 
-    found_path, found = pod_template(Document("x", {"kind": kind, "spec": filled(spec)}))
-    assert (".".join(found_path), found) == (path, template)
+    actual_path, actual = pod_template(Document("x", {"kind": kind, "spec": filled(spec)}))
+    assert (".".join(actual_path), actual) == (path, template)
 
 
 def test_pod_itself() -> None:
@@ -129,7 +129,7 @@ def test_pod_itself() -> None:
     ],
 )
 def test_serves(content: dict[str, Any], expected: bool) -> None:
-    """The name, the probe or the command shows that a container runs forever; a shell does not."""
+    """The name, the probe or the command shows that a container runs forever. A shell does not."""
     assert serves(Container("containers", 0, content)) == expected
 
 
@@ -187,7 +187,7 @@ def test_secrets_are_not_expanded() -> None:
     ],
 )
 def test_sources(source: dict[str, Any], missing: tuple[str, ...], may_have_more: bool) -> None:
-    """A source that is not in the files may set any variable; a required ConfigMap is reported."""
+    """A source that is not in the files may set any variable. A required ConfigMap is reported."""
     settings = config_map("settings", mode="fast")
     environment = worker_of(settings, deployment({"envFrom": [source]})).environment
     assert environment.missing_config_maps == missing

@@ -48,7 +48,7 @@ def test_renamed_cronjob() -> None:
 
 def test_role_alone() -> None:
     """Without CronJobs in the files, a Role may name any: the CronJobs may be in the cluster."""
-    assert faults_of([(file, one) for file, one in EVENTS if file in {ROLE, BINDING}]) == []
+    assert faults_of([(file, content) for file, content in EVENTS if file in {ROLE, BINDING}]) == []
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,10 @@ def test_role_alone() -> None:
 )
 def test_binding(path: str, value: object, fault: str | None) -> None:
     """A RoleBinding names a Role and a ServiceAccount of the files."""
-    found = [one for one in faults_of(broken(BINDING, path, value, EVENTS)) if BINDING in one]
-    assert found == ([] if fault is None else [f"{BINDING}: {BINDING}: {fault}"])
+    faults = [
+        problem for problem in faults_of(broken(BINDING, path, value, EVENTS)) if BINDING in problem
+    ]
+    assert faults == ([] if fault is None else [f"{BINDING}: {BINDING}: {fault}"])
 
 
 def test_binding_of_another_account() -> None:
@@ -116,7 +118,7 @@ def test_rights_of_the_cluster() -> None:
 
 
 def test_records() -> None:
-    """The PrometheusRule has one record for each CronJob; a suspended one needs none."""
+    """The PrometheusRule has one record for each CronJob. A suspended one needs none."""
     assert faults_of(MONITORED) == []
     metrics = "40-cronjob-metrics.yaml"
     assert faults_of(without(metrics, MONITORED)) == [
@@ -219,8 +221,8 @@ def test_service_monitor(labels: dict[str, str], is_found: bool) -> None:
     fault = (
         "ServiceMonitor: ServiceMonitor/ops-worker: spec.selector: selects no Service in the files"
     )
-    found = faults_of([*SCRAPED, selecting("Service", SIDECAR), monitor])
-    assert found == ([] if is_found else [fault])
+    faults = faults_of([*SCRAPED, selecting("Service", SIDECAR), monitor])
+    assert faults == ([] if is_found else [fault])
 
 
 @pytest.mark.parametrize(
@@ -243,8 +245,8 @@ def test_two_loops(args: list[str], namespace: str, is_double: bool) -> None:
         f"{name}: {name}: {CONTAINER}.args: repeats the metrics pass, and so does "
         "Deployment/ops-worker-sidecar: remove one of the two"
     )
-    found = faults_of([*variant("variants/every-5s"), ("Deployment/x", sidecar)])
-    assert (fault in found) == is_double
+    faults = faults_of([*variant("variants/every-5s"), ("Deployment/x", sidecar)])
+    assert (fault in faults) == is_double
 
 
 def test_a_single_pass_beside_a_sidecar() -> None:
@@ -276,7 +278,7 @@ def test_odd_values(file: str) -> None:
         "PodMonitor": selecting("PodMonitor", selector, namespaceSelector=reach)[1],
         "ServiceMonitor": selecting("ServiceMonitor", selector, namespaceSelector=reach)[1],
     }[file]
-    others = [Document(name, one) for name, one in SCRAPED]
+    others = [Document(name, content) for name, content in SCRAPED]
     workers = list(find_workers(others))
     for number in range(len(places(content))):
         for value in ODD:

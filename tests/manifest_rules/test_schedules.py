@@ -377,7 +377,7 @@ def test_periods(schedule: str, zone: str, changes: dict[str, object], faults: l
             else []
         ),
     ]
-    found = health_faults(
+    problems = health_faults(
         ("spec.schedule", schedule),
         ("spec.timeZone", zone),
         ("spec.suspend", changes.get("suspend", False)),
@@ -385,7 +385,7 @@ def test_periods(schedule: str, zone: str, changes: dict[str, object], faults: l
         (f"{JOB}.activeDeadlineSeconds", changes.get("active", 50)),
         ("spec.startingDeadlineSeconds", changes.get("starting", 25)),
     )
-    assert found == faults
+    assert problems == faults
 
 
 def test_two_of_ours() -> None:
@@ -395,14 +395,14 @@ def test_two_of_ours() -> None:
         "onExitCodes": {"containerName": "second", "operator": "In", "values": [2, 3]},
     }
     first = dict(INSTALLED)[HEALTH]["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
-    both = [OURS, OURS | {"name": "second", "args": ["metrics"]}]
+    containers = [OURS, OURS | {"name": "second", "args": ["metrics"]}]
     assert (
         health_faults(
-            (f"{POD}.containers", both), (f"{JOB}.podFailurePolicy.rules", [*first, rule])
+            (f"{POD}.containers", containers), (f"{JOB}.podFailurePolicy.rules", [*first, rule])
         )
         == []
     )
-    assert health_faults((f"{POD}.containers", both)) == [
+    assert health_faults((f"{POD}.containers", containers)) == [
         f"{JOB}.podFailurePolicy.rules: FailJob is set for no exit codes; set it for {EXIT_CODES}"
     ]
 
@@ -410,7 +410,7 @@ def test_two_of_ours() -> None:
 @pytest.mark.parametrize(("for_s", "margin"), [("50", None), ("51", None), ("52", 7), ("55", 4)])
 def test_margin(for_s: str, margin: int | None) -> None:
     """A loop uses all of its time, so a pod that starts late needs a margin before the deadline."""
-    found = health_faults(
+    problems = health_faults(
         (f"{CONTAINER}.args", ["health", "--every", "5", "--for", for_s]),
         (f"{JOB}.activeDeadlineSeconds", 59),
     )
@@ -419,4 +419,4 @@ def test_margin(for_s: str, margin: int | None) -> None:
         "starts late is ended with its last passes; the difference must be at least 8, "
         "so set --for to 51 or less"
     )
-    assert found == ([] if margin is None else [expected])
+    assert problems == ([] if margin is None else [expected])

@@ -40,8 +40,8 @@ def test_one_password_source() -> None:
     path = f"{CONTAINER}.env[1]"
     file = {"name": "PG_PASS_FILE", "value": "/run/secrets/x"}
     metrics = "40-cronjob-metrics.yaml"
-    found = faults_of(broken(metrics, path, file))
-    faults = [fault for fault in found if "PG_PASS_FILE" in fault]
+    all_faults = faults_of(broken(metrics, path, file))
+    faults = [fault for fault in all_faults if "PG_PASS_FILE" in fault]
     assert [fault.partition(":")[0] for fault in faults] == [
         "40-cronjob-health.yaml",
         "40-cronjob-init-db.yaml",
@@ -110,8 +110,8 @@ def outside_faults(url: str, *rules: object) -> list[str]:
     """Return the faults of the NetworkPolicy for a service, with these egress rules added."""
     objects = broken(CATALOGUE, TOML, f'[services.a]\nurl = "{url}"')
     egress = dict(INSTALLED)[POLICY]["spec"]["egress"]
-    found = faults_of(broken(POLICY, "spec.egress", [*egress, *rules], objects))
-    return [fault for fault in found if "ops-worker-health reach" in fault]
+    all_faults = faults_of(broken(POLICY, "spec.egress", [*egress, *rules], objects))
+    return [fault for fault in all_faults if "ops-worker-health reach" in fault]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_alertmanager_outside() -> None:
 
 
 def test_network_ranges() -> None:
-    """A range of ports allows all of them; a rule without ports allows everything."""
+    """A range of ports allows all of them. A rule without ports allows everything."""
     wide = [
         {"ports": [{"protocol": protocol, "port": 1, "endPort": 9000}]}
         for protocol in ("TCP", "UDP")

@@ -78,11 +78,11 @@ def test_away_and_back(database: Database, caplog: pytest.LogCaptureFixture) -> 
     )
     assert [row["value"] for row in rows] == [0.0, 0.0, 1.0]
     assert len({row["time"] for row in rows}) == 3
-    told = database.rows(
+    periods = database.rows(
         "SELECT time, tags ->> 'period_s' AS period_s FROM system_metrics "
         "WHERE metric_name = 'pass_success' ORDER BY time"
     )
-    assert [(row["time"], row["period_s"]) for row in told] == [
+    assert [(row["time"], row["period_s"]) for row in periods] == [
         (row["time"], "60") for row in rows
     ], "each with its period"
 
@@ -143,7 +143,7 @@ def test_permanent(database: Database) -> None:
 
 @pytest.mark.parametrize("verdict_word", ["deaf", "drop"])
 def test_in_doubt(database: Database, monkeypatch: pytest.MonkeyPatch, verdict_word: str) -> None:
-    """After an unanswered COMMIT, the next pass checks it, so that samples are written once."""
+    """The next pass checks a COMMIT without an answer. Each sample is written once."""
     monkeypatch.setattr("ops_worker.adapters.postgres.connection.SETTLE_S", 0.0)
     database.create_ledger()
     backlog = Backlog(10)
@@ -197,8 +197,8 @@ def waiting(ages_s: Sequence[float]) -> Backlog:
 
 def old_rows(database: Database) -> list[str]:
     """Return the names of the old samples in the database, with repetitions."""
-    found = database.rows("SELECT metric_name FROM system_metrics WHERE service = 'old' ORDER BY 1")
-    return [row["metric_name"] for row in found]
+    rows = database.rows("SELECT metric_name FROM system_metrics WHERE service = 'old' ORDER BY 1")
+    return [row["metric_name"] for row in rows]
 
 
 def test_a_refused_sample_holds_up_no_other(
@@ -260,10 +260,10 @@ def test_a_sample_that_is_always_too_slow(
 
 def scripted(backlog: Backlog | None, *results: object) -> Context:
     """Return a context whose database fails or runs the work, as the results say in turn."""
-    left = iter(results)
+    remaining = iter(results)
 
     def write(_: object, work: Callable[[Any], object], **__: object) -> object:
-        result = next(left)
+        result = next(remaining)
         if isinstance(result, Exception):
             raise result
         return work(result)
@@ -272,10 +272,10 @@ def scripted(backlog: Backlog | None, *results: object) -> Context:
     return Context(settings.load(), lambda _: [], store, time.monotonic, backlog=backlog)
 
 
-def accepting(**said: object) -> SimpleNamespace:
+def accepting(**attributes: object) -> SimpleNamespace:
     """Return a transaction that accepts every sample and has these other attributes."""
     return SimpleNamespace(
-        time_of=lambda _: datetime(2026, 3, 1, tzinfo=UTC), execute=lambda *_: None, **said
+        time_of=lambda _: datetime(2026, 3, 1, tzinfo=UTC), execute=lambda *_: None, **attributes
     )
 
 
@@ -313,13 +313,13 @@ def test_flush_ends_in_time() -> None:
 
 
 def test_refused_without_a_backlog() -> None:
-    """A single pass has no backlog, so that a refused sample is an error."""
+    """For a single pass, which has no backlog, a refused sample is an error."""
     with pytest.raises(SchemaError):
         metrics.run(scripted(None, SchemaError("no partition")))
 
 
 def test_in_doubt_without_a_backlog() -> None:
-    """A single pass has no backlog, so that a COMMIT without an answer is an error."""
+    """For a single pass, which has no backlog, a COMMIT without an answer is an error."""
     with pytest.raises(CommitUnknownError):
         metrics.run(scripted(None, CommitUnknownError("7")))
 
@@ -395,8 +395,8 @@ def test_flush(database: Database) -> None:
     backlog = Backlog(10)
     assert flush(AWAY, None) == flush(AWAY, backlog) == 0
     backlog.add(ONE)
-    with contextlib.closing(Store({"conninfo": database.url})) as other:
-        assert other.write(METRICS.transaction, lambda _: flush(database.url, backlog)) == 0
+    with contextlib.closing(Store({"conninfo": database.url})) as other_store:
+        assert other_store.write(METRICS.transaction, lambda _: flush(database.url, backlog)) == 0
     assert len(backlog) == 1
     assert flush(database.url, backlog) == 1
     assert len(backlog) == 0

@@ -45,9 +45,9 @@ class Passes:
 
     def __call__(self, name: str, *, dry_run: bool = False) -> Outcome:
         """Run one pass."""
-        found = settings.load()
-        with contextlib.closing(Store(found.connection, role=found.pg_role)) as store:
-            return function_of(name)(Context(found, http.observe, store, time.monotonic, dry_run))
+        values = settings.load()
+        with contextlib.closing(Store(values.connection, role=values.pg_role)) as store:
+            return function_of(name)(Context(values, http.observe, store, time.monotonic, dry_run))
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ Of the alert: its reason, or "" if none opens.
 
 
 @pytest.mark.parametrize(
-    ("what", "mode", "status", "latency", "details", "reason"),
+    ("case", "mode", "status", "latency", "details", "reason"),
     OUTCOMES,
     ids=[row[0] for row in OUTCOMES],
 )
@@ -109,59 +109,72 @@ def test_outcome(
     run: Passes,
     database: Database,
     stubs: Stubs,
-    what: str,
+    case: str,
     mode: str | Behaviour,
     status: str,
     latency: bool,
     details: dict[str, Any],
     reason: str,
 ) -> None:
-    """Each outcome of a service has the rows of the contract, and changes no other service."""
+    """Each outcome of a service has the row, alert and samples of the contract."""
     stubs["dispatcher"].mode = mode
     stubs["dispatcher"].counters = {"x": 1}
     outcome = run("health")
     assert (outcome.result, outcome.unhealthy) == (
         Result.RECORDED,
         ("dispatcher",) if reason else (),
-    ), what
+    ), case
+    assert_row(database, status, latency, details, reason)
+    assert_alert(database, details["status"], reason)
+    run("metrics")
+    assert_samples(database, details.get("counters"), reason)
 
+
+def assert_row(
+    database: Database, status: str, latency: bool, details: dict[str, Any], reason: str
+) -> None:
+    """Check the row of the dispatcher. The other services stay healthy."""
     rows = database.health()
     row = rows.pop("dispatcher")
     assert (status, latency) == (row["status"], row["latency_ms"] is not None)
-    told = dict(row["details"])
-    assert {"streak", "since"} <= told.keys()
-    assert told.pop("latency_ms", None) == row["latency_ms"]
-    assert details.items() <= told.items()
-    assert told.keys() - {"streak", "since"} <= {"status", "error", "http_status", "counters"}
-    assert told.get("error", reason).startswith(reason)
+    written = dict(row["details"])
+    assert {"streak", "since"} <= written.keys()
+    assert written.pop("latency_ms", None) == row["latency_ms"]
+    assert details.items() <= written.items()
+    assert written.keys() - {"streak", "since"} <= {"status", "error", "http_status", "counters"}
+    assert written.get("error", reason).startswith(reason)
     assert [other["status"] for other in rows.values()] == ["healthy"] * 3
 
-    alerts = database.alerts()
-    assert len(alerts) == (1 if reason else 0)
-    if reason:
-        alert = alerts[0]
-        assert alert["summary"].startswith(f"Service unhealthy: dispatcher ({reason}")
-        expected = {
-            "tenant_id": "__system__", "site_id": "__system__", "device_id": "__system__",
-            "alert_type": "SYSTEM_HEALTH", "status": "OPEN", "severity": 5, "confidence": 1.0,
-            "fingerprint": "system-health:dispatcher", "closed_at": None,
-        }  # fmt: skip
-        assert expected.items() <= alert.items()
-        evidence = alert["details"].pop("evidence")
-        assert alert["details"] == {"service": "dispatcher", "kind": "system_health"}
-        assert (evidence["state"], evidence["streak"]) == (details["status"], 1)
-        assert evidence["reason"].startswith(reason)
-        assert evidence["version"] == __version__
-        tenant = database.rows(
-            "SELECT name, status, metadata FROM tenants WHERE tenant_id = '__system__'"
-        )
-        assert tenant == [
-            {"name": "System Alerts", "status": "ACTIVE", "metadata": {"kind": "system"}}
-        ]
-    else:
-        assert database.value("SELECT count(*) FROM tenants WHERE tenant_id = '__system__'") == 0
 
-    run("metrics")
+def assert_alert(database: Database, state: str, reason: str) -> None:
+    """Check the alert of the dispatcher and its tenant. Without a reason, there is neither."""
+    alerts = database.alerts()
+    tenants = database.rows(
+        "SELECT name, status, metadata FROM tenants WHERE tenant_id = '__system__'"
+    )
+    if not reason:
+        assert (alerts, tenants) == ([], [])
+        return
+    (alert,) = alerts
+    assert alert["summary"].startswith(f"Service unhealthy: dispatcher ({reason}")
+    expected = {
+        "tenant_id": "__system__", "site_id": "__system__", "device_id": "__system__",
+        "alert_type": "SYSTEM_HEALTH", "status": "OPEN", "severity": 5, "confidence": 1.0,
+        "fingerprint": "system-health:dispatcher", "closed_at": None,
+    }  # fmt: skip
+    assert expected.items() <= alert.items()
+    evidence = alert["details"].pop("evidence")
+    assert alert["details"] == {"service": "dispatcher", "kind": "system_health"}
+    assert (evidence["state"], evidence["streak"]) == (state, 1)
+    assert evidence["reason"].startswith(reason)
+    assert evidence["version"] == __version__
+    assert tenants == [
+        {"name": "System Alerts", "status": "ACTIVE", "metadata": {"kind": "system"}}
+    ]
+
+
+def assert_samples(database: Database, counters: object, reason: str) -> None:
+    """Check the samples of the dispatcher."""
     samples = {
         metric: value
         for (service, metric), value in database.samples().items()
@@ -169,7 +182,7 @@ def test_outcome(
     }
     if reason:
         assert samples == {"healthy": 0.0}
-    elif isinstance(details["counters"], dict):
+    elif isinstance(counters, dict):
         assert samples == {"alerts_processed": 0.0, "routes_matched": 0.0, "healthy": 1.0}
     else:
         assert samples == {"healthy": 1.0}
@@ -373,18 +386,18 @@ def test_late_pass(run: Passes, database: Database, stubs: Stubs) -> None:
 
 
 def test_wrong_clock(run: Passes, database: Database) -> None:
-    """Times come from the database, less the age of an observation, not from the local calendar.
+    """A time is that of the database minus the age of the observation, whatever the local calendar.
 
-    They are early by the time of the database's answer, which is shorter than the pass.
+    It is early by the time of the database's answer, which is shorter than the pass.
     """
-    found, before = settings.load(), database.value("SELECT now()")
+    values, before = settings.load(), database.value("SELECT now()")
     begun = time.monotonic()
-    with contextlib.closing(Store(found.connection)) as store:
-        patient = found.model_copy(update={"pass_deadline": 200.0})
+    with contextlib.closing(Store(values.connection)) as store:
+        patient = values.model_copy(update={"pass_deadline": 200.0})
         function_of("metrics")(Context(patient, http.observe, store, lambda: time.monotonic() - 90))
     took = timedelta(seconds=time.monotonic() - begun)
-    taken = database.value("SELECT max(time) FROM system_metrics") + timedelta(seconds=90)
-    assert before - took <= taken <= database.value("SELECT now()")
+    sampled_at = database.value("SELECT max(time) FROM system_metrics") + timedelta(seconds=90)
+    assert before - took <= sampled_at <= database.value("SELECT now()")
     before, begun = database.value("SELECT now()"), time.monotonic()
     run("health")
     took = timedelta(seconds=time.monotonic() - begun)
@@ -394,12 +407,12 @@ def test_wrong_clock(run: Passes, database: Database) -> None:
 
 def test_two_hang(run: Passes, stubs: Stubs) -> None:
     """Two services that hang cost one deadline: both are probed before either is given up."""
-    asked, given_up = [], []
+    probed, given_up = [], []
 
     def hangs(stub: Stub, connection: socket.socket) -> None:
-        asked.append(stub.name)
+        probed.append(stub.name)
         hang(stub, connection)
-        given_up.append(len(asked))
+        given_up.append(len(probed))
 
     stubs["ingest"].mode = stubs["evaluator"].mode = hangs
     assert run("health").unhealthy == ("ingest", "evaluator")
@@ -411,7 +424,7 @@ def test_two_hang(run: Passes, stubs: Stubs) -> None:
 
 
 def test_eight_at_once(run: Passes, database: Database, stubs: Stubs) -> None:
-    """Eight passes at once, fifty times: one alert an outage, each pass is done or skipped."""
+    """Eight passes run at once, fifty times. An outage has one alert. No pass fails."""
     done = 0
     with ThreadPoolExecutor(8) as pool:
         for number in range(50):
@@ -419,15 +432,15 @@ def test_eight_at_once(run: Passes, database: Database, stubs: Stubs) -> None:
             stubs["ingest"].mode = "down" if down else "ok"
             barrier = threading.Barrier(8)
 
-            def one(_: int, barrier: threading.Barrier = barrier) -> Outcome:
+            def run_health(_: int, barrier: threading.Barrier = barrier) -> Outcome:
                 barrier.wait()
                 return run("health")
 
-            outcomes = list(pool.map(one, range(8)))
+            outcomes = list(pool.map(run_health, range(8)))
             while not any(outcome.opened or outcome.closed for outcome in outcomes):
                 # On a busy machine, an observation may look older than the previous round's.
                 assert any("ingest" in outcome.superseded for outcome in outcomes)
-                outcomes = list(pool.map(one, range(8)))
+                outcomes = list(pool.map(run_health, range(8)))
             assert {outcome.result for outcome in outcomes} <= {Result.RECORDED, Result.SKIPPED}
             changed = [outcome for outcome in outcomes if outcome.opened or outcome.closed]
             assert [(outcome.opened, outcome.closed) for outcome in changed] == [
@@ -442,12 +455,20 @@ def test_eight_at_once(run: Passes, database: Database, stubs: Stubs) -> None:
     assert database.value(lasting) == 4
 
 
-def test_main(
-    run: Passes, database: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The command prints the outcome and returns the exit code."""
+@pytest.mark.usefixtures("run")
+def test_output(capsys: pytest.CaptureFixture[str]) -> None:
+    """A pass prints its outcome as the option demands."""
     assert cli.main(["health", "--output", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["result"] == "recorded"
+    assert cli.main(["health", "--fail-on-unhealthy", "--output", "table"]) == 0
+    assert "SERVICE" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("run")
+def test_main(database: Database, stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pass prints changes and warnings, and its exit code is that of the options."""
+    assert cli.main(["health"]) == 0
+    assert capsys.readouterr().out.startswith("health: 4 services, 4 healthy")
     stubs["ingest"].mode = "down"
     stubs["evaluator"].counters = {"rules_evaluated": "x"}
     assert cli.main(["health", "--fail-on-unhealthy"]) == 4
@@ -458,24 +479,33 @@ def test_main(
     assert '"action": "alert opened"' in captured.err
     assert cli.main(["metrics"]) == 0
     assert "evaluator.rules_evaluated not recorded" in capsys.readouterr().err
+    assert database.samples()
     stubs["ingest"].mode = "ok"
-    assert cli.main(["health", "--fail-on-unhealthy", "--output", "table"]) == 0
-    assert "SERVICE" in capsys.readouterr().out
+    assert cli.main(["health", "--fail-on-unhealthy"]) == 0
+
+
+def test_main_without_alerts(run: Passes, stubs: Stubs) -> None:
+    """Without system alerts, a health pass ends with 0, whatever the services answer."""
+    stubs["ingest"].mode = "down"
     run.env.setenv("SYSTEM_ALERT_ENABLED", "off")
     assert cli.main(["health", "--fail-on-unhealthy"]) == 0
+
+
+@pytest.mark.usefixtures("run")
+def test_init_db(capsys: pytest.CaptureFixture[str]) -> None:
+    """``init-db`` keeps a table that exists."""
     assert cli.main(["init-db"]) == 0
     assert "system_metrics: already there" in capsys.readouterr().out
-    assert database.samples()
 
 
 @pytest.mark.parametrize("name", ["health", "metrics"])
 def test_skipped(run: Passes, database: Database, name: str) -> None:
     """A pass that meets the lock of another one is skipped and writes nothing."""
-    found = settings.load()
+    values = settings.load()
     purpose = {"health": 1, "metrics": 2}[name]
     run("health")
     before = database.health()
-    with contextlib.closing(Store(found.connection)) as store:
+    with contextlib.closing(Store(values.connection)) as store:
         connection = store._connected()
         connection.execute("BEGIN")
         connection.execute(f"SELECT pg_advisory_xact_lock({0x6F707377}, {purpose})")
@@ -552,7 +582,10 @@ def test_own_service(run: Passes, database: Database, own: Stub) -> None:
 
 @pytest.mark.usefixtures("own")
 def test_own_figures(run: Passes, database: Database) -> None:
-    """A user's figures have services and tags. A failed one affects no other, one not due waits."""
+    """A user's figures have services and tags.
+
+    A failed figure affects no other figure. A figure that is not due waits.
+    """
     outcome = run("metrics")
     assert outcome.warnings == ("stock.bad not recorded: division by zero",)
     rows = database.rows(
@@ -585,13 +618,13 @@ def test_not_probed(run: Passes, database: Database) -> None:
     """A service that was not probed for lack of time keeps its row, its alert and its samples."""
     run("health")
     before = database.health()["ingest"]
-    found = settings.load()
+    values = settings.load()
 
     def hurried(targets: Sequence[Target]) -> list[Observation]:
         return http.observe(targets[1:])
 
-    with contextlib.closing(Store(found.connection)) as store:
-        context = Context(found, hurried, store, time.monotonic)
+    with contextlib.closing(Store(values.connection)) as store:
+        context = Context(values, hurried, store, time.monotonic)
         health, metrics = (function_of(name)(context) for name in ("health", "metrics"))
     assert health.unprobed == metrics.unprobed == ("ingest",)
     assert (health.opened, health.superseded, database.alerts()) == ((), (), [])
@@ -609,14 +642,14 @@ def test_not_probed(run: Passes, database: Database) -> None:
 def test_own_limits(database: Database) -> None:
     """A service that was not probed because of a process limit has no row. The reason is named."""
     words = "this process is out of file descriptors (too many open files)"
-    found = settings.load()
+    values = settings.load()
 
     def limited(targets: Sequence[Target]) -> list[Observation]:
         first = Observation(targets[0], time.monotonic(), failure=Failure.NOT_PROBED, error=words)
         return [first, *http.observe(targets[2:])]
 
-    with contextlib.closing(Store(found.connection)) as store:
-        context = Context(found, limited, store, time.monotonic)
+    with contextlib.closing(Store(values.connection)) as store:
+        context = Context(values, limited, store, time.monotonic)
         health, metrics = (function_of(name)(context) for name in ("health", "metrics"))
         dry = function_of("health")(context._replace(dry_run=True))
     assert health.unprobed == metrics.unprobed == dry.unprobed == ("ingest", "evaluator")
@@ -633,10 +666,10 @@ def test_own_limits(database: Database) -> None:
 @pytest.mark.usefixtures("run")
 def test_no_time_for_figures(database: Database) -> None:
     """A late pass leaves its figures out and writes the rest."""
-    found = settings.load()
-    with contextlib.closing(Store(found.connection)) as store:
+    values = settings.load()
+    with contextlib.closing(Store(values.connection)) as store:
         outcome = function_of("metrics")(
-            Context(found, http.observe, store, lambda: time.monotonic() - 50)
+            Context(values, http.observe, store, lambda: time.monotonic() - 50)
         )
     assert (
         outcome.warnings[0] == "postgres.connections not recorded: the pass had no time left for it"
@@ -666,10 +699,10 @@ def test_own_metrics(run: Passes, database: Database, stubs: Stubs) -> None:
     assert run("health").warnings == ()
     run("metrics")
     durations: list[tuple[str, str, float, str]] = []
-    rest: list[tuple[str, str, float, str]] = []
+    others: list[tuple[str, str, float, str]] = []
     for row in own_rows(database):
-        (durations if row[0] == "pass_duration_ms" else rest).append(row)
-    assert rest == [
+        (durations if row[0] == "pass_duration_ms" else others).append(row)
+    assert others == [
         ("maintenance", "health", 0.0, "60"), ("pass_success", "health", 1.0, "60"),
         ("services_unhealthy", "health", 2.0, "60"),
         ("pass_success", "metrics", 1.0, "60"), ("services_unhealthy", "metrics", 2.0, "60"),
@@ -724,8 +757,8 @@ def test_own_metrics_off(run: Passes, database: Database) -> None:
 
 def test_own_metrics_fail(run: Passes, database: Database) -> None:
     """The health pass is recorded without self-metrics if a lock or the table prevents them."""
-    with psycopg.connect(database.url) as other:
-        other.execute("LOCK TABLE system_metrics")
+    with psycopg.connect(database.url) as session:
+        session.execute("LOCK TABLE system_metrics")
         warning, watching = run("health").warnings  # while the lock is held
     assert (
         watching
@@ -749,7 +782,7 @@ ROW = """INSERT INTO system_metrics (time, metric_name, service, value, tags)
          FROM unnest(ARRAY['pass_success', 'maintenance']) AS metric"""
 
 
-def told(database: Database, name: str, age_s: float, **tags: str) -> None:
+def write_record(database: Database, name: str, age_s: float, **tags: str) -> None:
     """Write the row of a pass that was recorded ``age_s`` seconds ago."""
     database.rows(ROW, age_s, json.dumps({"pass": name, "period_s": "60"} | tags))
 
@@ -761,12 +794,12 @@ def told(database: Database, name: str, age_s: float, **tags: str) -> None:
 def test_watching_the_other_pass(
     run: Passes, database: Database, name: str, other: str, period_s: int, patience_s: int
 ) -> None:
-    """A pass opens the worker's alert when its peer has stopped, and closes it when that runs."""
+    """A pass opens the worker's alert if its peer has stopped. A pass of the peer closes it."""
     assert run(name).opened == ()  # a peer that never ran is not missed
-    told(database, other, patience_s - 2, period_s=str(period_s))
+    write_record(database, other, patience_s - 2, period_s=str(period_s))
     assert run(name).opened == ()
     database.rows("DELETE FROM system_metrics WHERE tags ->> 'pass' = %s", other)
-    told(database, other, patience_s + 2, period_s=str(period_s))
+    write_record(database, other, patience_s + 2, period_s=str(period_s))
     run.env.setenv("JOB_NAME", "job-1")
     assert run(name).opened == ("ops_worker",)
     assert run(name).opened == ()
@@ -777,14 +810,14 @@ def test_watching_the_other_pass(
         "system-health:ops_worker",
         f"Service unhealthy: ops_worker ({reason})",
     )
-    seen = alert["details"]["evidence"]
-    assert (seen["reason"], seen["seen_by"], seen["job"]) == (
+    evidence = alert["details"]["evidence"]
+    assert (evidence["reason"], evidence["seen_by"], evidence["job"]) == (
         reason,
         f"{name} pass",
         "job-1",
-    ) and seen["version"]
+    ) and evidence["version"]
     last = database.value("SELECT max(time) FROM system_metrics WHERE tags ->> 'pass' = %s", other)
-    assert datetime.fromisoformat(seen["last_recorded"]) == last
+    assert datetime.fromisoformat(evidence["last_recorded"]) == last
     assert name == "metrics" or run(name).alerted == ("ops_worker",)
     database.rows("UPDATE fleet_alert SET status = 'ACKNOWLEDGED' WHERE tenant_id = '__system__'")
     run(other)
@@ -799,19 +832,19 @@ def test_watching_with_patience(run: Passes, database: Database) -> None:
     and a pass that was away itself.
     """
     run("health")
-    told(database, "metrics", 26, period_s="5")
+    write_record(database, "metrics", 26, period_s="5")
     assert run("health").opened == ()
     for age_s in (250, 550, 850):
-        told(database, "metrics", age_s, period_s="300")
-    told(database, "metrics", 200)
+        write_record(database, "metrics", age_s, period_s="300")
+    write_record(database, "metrics", 200)
     database.rows("DELETE FROM system_metrics WHERE tags ->> 'period_s' = '5'")
     assert run("health").opened == ()
     database.rows("UPDATE system_metrics SET time = time - interval '1 hour'")
     # As if the database was away for an hour: the peer gets a turn of 300 s and 90 s.
     assert run("health").opened == ()
-    told(database, "health", 380)
+    write_record(database, "health", 380)
     assert run("health").opened == ()
-    told(database, "health", 395)
+    write_record(database, "health", 395)
     assert run("health").opened == ("ops_worker",)
     database.rows("DELETE FROM system_metrics")
     run.env.setenv("PASS_PERIOD", "300")
@@ -828,16 +861,16 @@ def test_watching_shards(run: Passes, database: Database) -> None:
     """A stopped shard opens the alert. Shards of an earlier division are not missed."""
     run("health")
     for number in range(4):
-        told(database, "metrics", 600, shard=f"{number}/4")
+        write_record(database, "metrics", 600, shard=f"{number}/4")
     for number in range(2):
-        told(database, "metrics", 10, shard=f"{number}/2")
+        write_record(database, "metrics", 10, shard=f"{number}/2")
     assert run("health").opened == ()
     database.rows(
         "UPDATE system_metrics SET time = time - interval '10 minutes' "
         "WHERE tags ->> 'shard' = '1/2'"
     )
     assert run("health").opened == ("ops_worker",)
-    told(database, "metrics", 5, shard="1/2")
+    write_record(database, "metrics", 5, shard="1/2")
     assert run("health").closed == ("ops_worker",)
 
 
@@ -848,20 +881,20 @@ def test_watching_a_shard_that_is_out_of_sight(
     monkeypatch.setattr("ops_worker.adapters.postgres.pass_writes.WATCH_ROWS", 8)
     run("health")
     for number in range(2):
-        told(database, "metrics", 600 - 590 * number, shard=f"{number}/2")
+        write_record(database, "metrics", 600 - 590 * number, shard=f"{number}/2")
     assert run("health").opened == ("ops_worker",)
     for age_s in range(8):
-        told(database, "metrics", age_s, shard="1/2")
+        write_record(database, "metrics", age_s, shard="1/2")
     assert run("health").closed == ()
-    told(database, "metrics", 0, shard="0/2")
+    write_record(database, "metrics", 0, shard="0/2")
     assert run("health").closed == ("ops_worker",)
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_watching_uses_an_index(database: Database, there: bool) -> None:
-    """A pass looks for its peers with an index: it reads a few rows of thousands."""
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_watching_uses_an_index(database: Database, is_recorded: bool) -> None:
+    """A pass finds its peers with an index. It reads a few rows of thousands."""
     seed(database.url, 8)
-    if not there:
+    if not is_recorded:
         database.rows("DELETE FROM system_metrics WHERE tags ->> 'pass' = 'health'")
     database.rows("ANALYZE system_metrics")
     with psycopg.connect(database.url) as connection:
@@ -874,14 +907,14 @@ def test_watching_uses_an_index(database: Database, there: bool) -> None:
     scans = [
         node for node in _nodes(plan[0][0]["Plan"]) if node.get("Relation Name") == "system_metrics"
     ]
-    read = [
+    rows_read = [
         node["Actual Loops"] * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0))
         for node in scans
     ]
     assert (
         len(scans) == 2
         and {node["Node Type"] for node in scans} == {"Index Scan"}
-        and 2 <= sum(read) < 200
+        and 2 <= sum(rows_read) < 200
     )
     assert plan[0][0]["Plan"]["Total Cost"] < 100_000, (
         "from there on PostgreSQL compiles a statement, which takes longer than a pass"
@@ -899,7 +932,7 @@ def test_watching_without_alerts_of_others(run: Passes, database: Database, tmp_
     (tmp_path / "own.toml").write_text("builtin = false\n", encoding="utf-8")
     run.env.setenv("OPS_WORKER_CATALOGUE", str(tmp_path / "own.toml"))
     run("metrics")
-    told(database, "health", 600)
+    write_record(database, "health", 600)
     assert run("metrics").opened == ("ops_worker",)
     database.rows("DELETE FROM fleet_alert WHERE tenant_id = '__system__'")
     database.rows("ALTER TABLE fleet_alert RENAME COLUMN confidence TO certainty")
@@ -940,7 +973,7 @@ def test_best_effort_leaves_no_limits(run: Passes, database: Database) -> None:
         commit(store, connection, xid)
 
     run.env.setattr(Store, "_commit", look)
-    told(database, "metrics", 10)
+    write_record(database, "metrics", 10)
     run("health")
     run("metrics")
     assert limits == [("5s", "10s")] * 2
@@ -990,7 +1023,7 @@ def test_watching_in_a_dry_run(run: Passes, database: Database, name: str, other
     """A dry run shows what the next pass does with the worker's own alert, and writes nothing."""
     assert run(name, dry_run=True).opened == ()
     run(name)
-    told(database, other, 600)
+    write_record(database, other, 600)
     assert run(name, dry_run=True).opened == ("ops_worker",)
     assert database.alerts() == []
     for setting in ("SYSTEM_ALERT_ENABLED", "RECORD_OWN_METRICS"):
@@ -1002,7 +1035,7 @@ def test_watching_in_a_dry_run(run: Passes, database: Database, name: str, other
     run.env.delenv("MAINTENANCE_UNTIL")
     assert run(name).opened == ("ops_worker",)
     assert run(name, dry_run=True).opened == ()
-    told(database, other, 1)
+    write_record(database, other, 1)
     database.rows("UPDATE fleet_alert SET status = 'ACKNOWLEDGED' WHERE tenant_id = '__system__'")
     before = database.alerts()
     assert run(name, dry_run=True).closed == ("ops_worker",)
@@ -1019,12 +1052,12 @@ def test_a_dry_run_says_what_would_happen_to_the_workers_own_alert(
     run("metrics")
     for name, other in (("health", "metrics"), ("metrics", "health")):
         database.rows("DELETE FROM system_metrics WHERE tags ->> 'pass' = %s", other)
-        told(database, other, 600)
+        write_record(database, other, 600)
         assert main([name, "--dry-run"]) == 0
         assert (
             "1 alert would open: ops_worker; dry run, nothing was written"
             in capsys.readouterr().out
         )
         for age_s in (160, 1):
-            told(database, other, age_s)
+            write_record(database, other, age_s)
     assert database.alerts() == []

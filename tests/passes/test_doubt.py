@@ -109,11 +109,11 @@ class Installation:
         """Run the next pass, one period after the last one."""
         self.moment += PERIOD_S
         moment = time.monotonic() if self.is_now else self.moment
-        seen = dict.fromkeys(SERVICES, kinds) if isinstance(kinds, str) else kinds
+        states = dict.fromkeys(SERVICES, kinds) if isinstance(kinds, str) else kinds
 
         def observe(targets: Sequence[Target]) -> list[Observation]:
             """Return the observations that the test sets."""
-            return [_observation(target, moment, seen[target.name]) for target in targets]
+            return [_observation(target, moment, states[target.name]) for target in targets]
 
         with contextlib.closing(Store({"conninfo": self.url})) as store:
             context = Context(
@@ -138,7 +138,7 @@ class Installation:
         self(UP)
         self(UP, "metrics")
 
-    def kept(self) -> Any:
+    def rows_to_keep(self) -> Any:
         """Return all rows that a blind pass must keep."""
         return self.database.value(KEPT)
 
@@ -203,7 +203,7 @@ def test_a_blind_pass_changes_nothing(
     installed: Installation, kinds: dict[str, str], because: str, name: str
 ) -> None:
     """A blind pass keeps states, alerts, samples and history, and opens the worker's alert."""
-    before = installed.kept()
+    before = installed.rows_to_keep()
     outcome = installed(kinds, name)
     assert outcome.result is Result.RECORDED
     assert (outcome.verdicts, outcome.updates, outcome.superseded) == ((), (), ())
@@ -211,7 +211,7 @@ def test_a_blind_pass_changes_nothing(
     # The name servers of this machine may follow in the text.
     assert suspect.startswith(because)
     assert outcome.opened == ("ops_worker",)
-    assert installed.kept() == before
+    assert installed.rows_to_keep() == before
     alert = installed.own_alert()
     assert alert is not None
     assert alert[0].startswith(
@@ -277,10 +277,10 @@ def test_blind_passes_are_unseen_in_the_ledger(installed: Installation, name: st
 
 def test_limits_are_never_believed(installed: Installation) -> None:
     """A pass that probed nothing never changes a service, even after many such passes."""
-    before = installed.kept()
+    before = installed.rows_to_keep()
     for _ in range(4):
         assert installed(LIMITED).blind_because
-    assert installed.kept() == before
+    assert installed.rows_to_keep() == before
     assert len([row for row in installed.database.alerts() if row["status"] == "OPEN"]) == 1
     assert installed(UP).closed == ("ops_worker",)
 
@@ -419,11 +419,11 @@ def test_what_was_not_probed_needs_no_count(
 ) -> None:
     """A pass that probed nothing is blind, and opens its alert, without the table of the count."""
     installed.database.rows(change)
-    before = installed.kept()
+    before = installed.rows_to_keep()
     outcome = installed(kinds)
     assert outcome.blind_because
     assert outcome.opened == ("ops_worker",)
-    assert installed.kept() == before
+    assert installed.rows_to_keep() == before
     assert any(warning.startswith("DOUBT_PASSES has no effect") for warning in outcome.warnings)
     assert installed(UP).closed == ("ops_worker",)
 
@@ -614,9 +614,6 @@ def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 def test_readers(installed: Installation, capsys: pytest.CaptureFixture[str]) -> None:
     """While the health pass is blind, no command shows an old state as the current one."""
     installed.run_now()
-    document = shown(capsys, "status")
-    assert document["verdict"] == "All 3 services are healthy"
-    assert {row["blind_since"] for row in document["passes"]} == {None}
     installed(SILENT)
     since = installed.database.value("SELECT since FROM ops_worker_doubt")
     document = shown(capsys, "status")
@@ -639,6 +636,17 @@ def test_readers(installed: Installation, capsys: pytest.CaptureFixture[str]) ->
         "the health pass is blind: no packet came back from 3 hosts",
     )
     assert document["alerts"][0]["open"]
+
+
+def test_readers_before_and_after_a_blind_pass(
+    installed: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before and after a blind pass, each command shows the current state."""
+    installed.run_now()
+    document = shown(capsys, "status")
+    assert document["verdict"] == "All 3 services are healthy"
+    assert {row["blind_since"] for row in document["passes"]} == {None}
+    installed(SILENT)
     installed(UP)
     assert shown(capsys, "explain", "a")["state"] == "healthy"
     assert shown(capsys, "explain", "ops_worker")["state"] == "healthy"
@@ -689,7 +697,7 @@ def test_random_sequences(installed: Installation, seed: int) -> None:
         kinds = chosen.choice(
             [SILENT, UNNAMED, LIMITED, STALLED, GONE, dict.fromkeys(SERVICES, UP)]
         )
-        before = installed.kept()
+        before = installed.rows_to_keep()
         outcome = installed(kinds, name)
         if kinds in (LIMITED, STALLED):
             blind[name] = True
@@ -700,5 +708,5 @@ def test_random_sequences(installed: Installation, seed: int) -> None:
             blind[name] = False
             counts[name] = 0
         assert bool(outcome.blind_because) is blind[name]
-        assert (installed.kept() == before) is blind[name]
+        assert (installed.rows_to_keep() == before) is blind[name]
         assert (installed.own_alert() is not None) is any(blind.values())

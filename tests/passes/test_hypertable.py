@@ -37,7 +37,7 @@ def rollup(hypertable: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 def test_compressed(rollup: Rollup) -> None:
-    """Hours and days of compressed samples are exact; no sample is removed."""
+    """Hours and days of compressed samples are exact. No sample is removed."""
     rows = history(1)
     rollup.insert(rows)
     assert rollup.database.value(CHUNKS) > 40
@@ -81,12 +81,12 @@ def test_size(rollup: Rollup, capsys: pytest.CaptureFixture[str]) -> None:
     rollup.database.rows("ANALYZE system_metrics")
     capsys.readouterr()
     main(["check", "--output", "json"])
-    found = {
+    findings = {
         item["subject"]: item["found"] for item in json.loads(capsys.readouterr().out)["findings"]
     }
-    said = found["growth of system_metrics"]
-    match = re.match(r"(\d+) rows, ([\d.]+) MiB; a hypertable", said)
-    assert match, said
+    line = findings["growth of system_metrics"]
+    match = re.match(r"(\d+) rows, ([\d.]+) MiB; a hypertable", line)
+    assert match, line
     count = rollup.database.value("SELECT count(*) FROM system_metrics")
     # TimescaleDB estimates the rows of a compressed chunk from the number of its batches.
     assert int(match[1]) == pytest.approx(count, rel=0.2)
@@ -95,7 +95,7 @@ def test_size(rollup: Rollup, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_standalone(empty: Database, hypertable: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``init-db --standalone`` creates a hypertable with both policies; passes write to it."""
+    """``init-db --standalone`` creates a hypertable with both policies. Passes write to it."""
     assert hypertable.is_hypertable, "the server has TimescaleDB"
     empty.rows("CREATE EXTENSION timescaledb")
     monkeypatch.setenv("DATABASE_URL", empty.url)

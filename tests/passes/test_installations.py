@@ -54,7 +54,9 @@ class Installation:
         self.name = name
         self.database = database
         self.file = folder / f"{name}.toml"
-        entries = [f'[services.{one}]\nurl = "http://host-{one}:1"\n' for one in services]
+        entries = [
+            f'[services.{service}]\nurl = "http://host-{service}:1"\n' for service in services
+        ]
         self.file.write_text(NO_BUILTIN + "\n".join(entries))
         self.env = env
         self.variables = variables
@@ -153,20 +155,20 @@ class TestTheDefault:
 
     def test_locks(self, first: Installation) -> None:
         """The keys of the locks are the same as in every release."""
-        held: list[list[tuple[int, ...]]] = []
+        locks: list[list[tuple[int, ...]]] = []
         commit = Store._commit
 
         def look(store: Store, connection: Any, xid: str | None) -> None:
             """Read the advisory locks of the transaction before it ends."""
             rows = connection.execute(LOCKS).fetchall()
-            held.append(sorted(tuple(row.values()) for row in rows))
+            locks.append(sorted(tuple(row.values()) for row in rows))
             commit(store, connection, xid)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Store, "_commit", look)
             first()
             first(name="metrics")
-        assert held == [[(0x6F707377, 1)], [(0x6F707377, 2)]]
+        assert locks == [[(0x6F707377, 1)], [(0x6F707377, 2)]]
         assert lock_space("ops-worker") == LOCK_SPACE == 0x6F707377
         assert lock_space("b") not in {LOCK_SPACE, lock_space("c")}
         assert 0 <= lock_space("b") < 2**31
@@ -239,11 +241,15 @@ def test_passes_in_any_order(first: Installation, second: Installation, database
 
     for _ in range(ROUNDS):
         states = {service: chance.choice(STATES) for service in "abxy"}
-        passes = [(one, name) for one in (first, second) for name in ("health", "metrics")]
+        passes = [
+            (installation, name)
+            for installation in (first, second)
+            for name in ("health", "metrics")
+        ]
         chance.shuffle(passes)
         always = [(first, "health"), (second, "health")]
         passes = [*dict.fromkeys([*passes[: chance.randint(2, 4)], *always])]
-        threads = [threading.Thread(target=run, args=(*one, states)) for one in passes]
+        threads = [threading.Thread(target=run, args=(*pass_, states)) for pass_ in passes]
         for thread in threads:
             thread.start()
             if chance.random() < 0.3:
@@ -259,7 +265,9 @@ def test_passes_in_any_order(first: Installation, second: Installation, database
         down = {f"system-health:{name}" for name, state in states.items() if state != UP}
         assert open_alerts(database) == down
         for name, owned in services.items():
-            keepers = {health[one]["details"].get("installation", "ops-worker") for one in owned}
+            keepers = {
+                health[service]["details"].get("installation", "ops-worker") for service in owned
+            }
             assert keepers == {name}
     assert problems == []
     assert passes_in_ledger(database) == sum(rounds.values())
@@ -511,12 +519,12 @@ class TestPrune:
         second("down")
         before = open_alerts(database)
         assert f"{OWN}#b" in before
-        for installation, kept in ((first, "xy"), (second, "ab")):
+        for installation, services in ((first, "xy"), (second, "ab")):
             installation.select()
             for arguments in (["--dry-run"], []):
                 assert main(["alerts", "prune", *arguments]) == 0
                 out = capsys.readouterr().out
-                for service in kept:
+                for service in services:
                     assert f"kept {service}: installation " in out
                 assert "0 services w" in out
         assert set(database.health()) == {*"abxy"}
@@ -691,8 +699,8 @@ class TestReaders:
             }
             assert of_series == expected
             for service, is_stale in expected.items():
-                shown = self.document(capsys, "explain", service)["status_shows"]
-                assert (shown == "stale") is is_stale
+                state = self.document(capsys, "explain", service)["status_shows"]
+                assert (state == "stale") is is_stale
         view = database.rows("SELECT service, status FROM service_health_current")
         assert {row["service"]: row["status"] == "stale" for row in view} == expected
 
@@ -763,13 +771,28 @@ class TestReaders:
         assert [alert["id"] for alert in document["alerts"]] == [row["id"]]
         assert document["rule"] == {"watched": "by installation b, not by this one"}
         assert self.document(capsys, "explain", "ops_worker#ops-worker")["state"] == "healthy"
+        assert main(["explain", "ops_worker#c"]) == 2
+        assert "ops_worker#c is not monitored" in capsys.readouterr().err
+
+    def test_act_on_the_own_alert_of_another_one(
+        self,
+        first: Installation,
+        second: Installation,
+        database: Database,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """A person can close the alert of another installation, but not begin a maintenance."""
+        first.both()
+        second.both()
+        moved(database, "metrics", "b")
+        assert second().opened == ("ops_worker#b",)
+        (row,) = database.alerts()
+        first.select()
         assert main(["alerts", "close", str(row["id"]), "--by", "ann"]) == 0
         capsys.readouterr()
         document = self.document(capsys, "explain", "ops_worker#b")
         assert document["alert"] == "no alert is open: installation b decides about it"
         assert [action["by"] for action in document["actions"]] == ["ann"]
-        assert main(["explain", "ops_worker#c"]) == 2
-        assert "ops_worker#c is not monitored" in capsys.readouterr().err
         for service in ("ops_worker#b", "ops_worker#c"):
             assert main(["maintenance", "start", "--service", service, "--for", "1h"]) == 2
             assert "maintenance of ops_worker holds back" in capsys.readouterr().err

@@ -38,7 +38,7 @@ NAMES = {"healthy": "healthy", "down": "down", "timeout": "unknown", "http 503":
 
 @pytest.mark.parametrize("name", ["health", "metrics"])
 def test_rows(look: Looks, name: str) -> None:
-    """Spans are written when a state or its class changes; a run counts the passes."""
+    """Spans are written when a state or its class changes. A run counts the passes."""
     well = {"a": "healthy", "b": "healthy", "c": "healthy"}
     for second, changed in enumerate([{}, {"b": "down"}, {"b": "down"}, {"b": "http 503"}, {}]):
         look(60 * second, well | changed, name=name)
@@ -137,8 +137,8 @@ def test_passes_wait_for_the_database(look: Looks, name: str) -> None:
 def test_skipped(look: Looks) -> None:
     """A pass that is skipped, because another process holds the lock, is not written later."""
     look(0, {"a": "healthy"})
-    with contextlib.closing(Store({"conninfo": look.database.url})) as other:
-        outcome = other.write(HEALTH.transaction, lambda _: look(60, {"a": "down"}))
+    with contextlib.closing(Store({"conninfo": look.database.url})) as other_store:
+        outcome = other_store.write(HEALTH.transaction, lambda _: look(60, {"a": "down"}))
     assert outcome is not None
     assert outcome.result is Result.SKIPPED
     look(120, {"a": "healthy"})
@@ -195,18 +195,18 @@ def test_nothing_changed(
     look.services(*names)
     states = dict.fromkeys(names, "healthy") | {"s3": "down"}
     look(0, states, name=name)
-    written: list[dict[str, Any]] = []
+    counts: list[dict[str, Any]] = []
     commit = Store._commit
 
     def counted(store: Store, connection: psycopg.Connection[Any], xid: str | None) -> None:
         """Count the rows that this transaction wrote, then commit."""
-        written.extend(connection.execute(WRITTEN).fetchall())
+        counts.extend(connection.execute(WRITTEN).fetchall())
         commit(store, connection, xid)
 
     monkeypatch.setattr(Store, "_commit", counted)
     look.close()  # a new connection: an older one also counts earlier transactions
     look(60, states, name=name)
-    assert written == [
+    assert counts == [
         {"relname": "ops_worker_config", "inserted": 0, "updated": 0, "deleted": 0},
         {"relname": "ops_worker_run", "inserted": 0, "updated": 1, "deleted": 0},
         {"relname": "ops_worker_span", "inserted": 0, "updated": 0, "deleted": 0},
@@ -232,17 +232,17 @@ class Recorded(NamedTuple):
 
 def looked_up(record: list[Recorded], service: str, second: float, now: float) -> str:
     """Return the state of a service at a second, by the full record of passes."""
-    seen = [one for one in record if service in one.states]
-    last = max((one for one in seen if one.second <= second), default=None)
+    passes = [entry for entry in record if service in entry.states]
+    last = max((entry for entry in passes if entry.second <= second), default=None)
     if last is None or second >= now:
         return "unseen"
-    after = min((one for one in seen if one.second > second), default=None)
+    after = min((entry for entry in passes if entry.second > second), default=None)
     is_near = second < last.second + last.period_s
     if after is not None:
         patience_s = 3 * max(last.period_s, after.period_s)
         is_near = is_near or after.second - last.second <= patience_s
     elif last is max(
-        (one for one in record if one.shard == last.shard), key=lambda one: one.second
+        (entry for entry in record if entry.shard == last.shard), key=lambda entry: entry.second
     ):
         is_near = is_near or now - last.second <= 3 * last.period_s
     return last.states[service] if is_near else "unseen"
@@ -269,18 +269,20 @@ def test_equals_a_record_of_every_pass(look: Looks, seed: int) -> None:
         for service in "abc":
             if chance.random() < 0.15:
                 states[service] = chance.choice(STATES)
-        seen = {name: state for name, state in states.items() if chance.random() < 0.93}
-        if not seen:
+        probed = {name: state for name, state in states.items() if chance.random() < 0.93}
+        if not probed:
             continue
         is_away = chance.random() < (0.7 if is_away else 0.1)
         url = "postgresql://a:b@127.0.0.1:9/x" if is_away else ""
         with contextlib.suppress(OpsWorkerError):
-            look(second, seen, period_s=period_s, url=url)
-        record.append(Recorded(second, period_s, dict(seen)))
+            look(second, probed, period_s=period_s, url=url)
+        record.append(Recorded(second, period_s, dict(probed)))
         if chance.random() < 0.1:  # late or repeated
             with contextlib.suppress(OpsWorkerError):
                 look(
-                    second - chance.choice([20, 300, 5000]), dict.fromkeys(seen, "timeout"), url=url
+                    second - chance.choice([20, 300, 5000]),
+                    dict.fromkeys(probed, "timeout"),
+                    url=url,
                 )
     look(second + 30, states, period_s=period_s)
     record.append(Recorded(second + 30, period_s, dict(states)))
@@ -296,10 +298,10 @@ def look_in_shards(
     for shard in range(shards):
         look.env.setenv("SHARD_COUNT", str(shards))
         look.env.setenv("JOB_COMPLETION_INDEX", str(shard))
-        seen = {name: state for name, state in states.items() if shard_of(name, shards) == shard}
+        probed = {name: state for name, state in states.items() if shard_of(name, shards) == shard}
         moment = second + apart_s * shard
-        look(moment, seen, period_s=600.0)
-        passes.append(Recorded(moment, 600.0, seen, f"{shard}/{shards}"))
+        look(moment, probed, period_s=600.0)
+        passes.append(Recorded(moment, 600.0, probed, f"{shard}/{shards}"))
     return passes
 
 
@@ -326,8 +328,8 @@ def test_resharded(look: Looks, seed: int) -> None:
         for service in SERVICES:
             if chance.random() < 0.15:
                 states[service] = chance.choice(STATES)
-        seen = {name: states[name] for name in sorted(monitored)}
-        record += look_in_shards(look, second, shards, seen)
+        probed = {name: states[name] for name in sorted(monitored)}
+        record += look_in_shards(look, second, shards, probed)
     compare(look, record, second + 5000, SERVICES)
 
 
@@ -355,8 +357,8 @@ def compare(
         """Return the time of a second in the history."""
         return begun + timedelta(seconds=second)
 
-    moments = {0.0, now_s, *(one.second for one in record)}
-    moments |= {one.second + one.period_s for one in record}
+    moments = {0.0, now_s, *(entry.second for entry in record)}
+    moments |= {entry.second + entry.period_s for entry in record}
     coverage = Coverage(runs, at(now_s))
     for service in services:
         pieces = coverage.timeline(

@@ -60,10 +60,10 @@ def alerts(look: Looks) -> set[str]:
 
 def reachable(needs: Needs, name: str) -> set[str]:
     """Return the services that a service needs, directly and through others."""
-    found: set[str] = set()
+    names: set[str] = set()
     for needed in needs[name]:
-        found |= {needed} | reachable(needs, needed)
-    return found
+        names |= {needed} | reachable(needs, needed)
+    return names
 
 
 @pytest.mark.parametrize("seed", range(HISTORIES))
@@ -127,7 +127,10 @@ CHAIN = {"page": ["shop"], "shop": ["db"], "db": []}
 
 
 def test_outage(look: Looks) -> None:
-    """In a chain only the cause has an alert. A service that outlasts its cause gets one then."""
+    """In a chain, only the cause has an alert.
+
+    A service that is still unhealthy when its cause ends gets an alert then.
+    """
     monitor(look, CHAIN)
     start(look, 600)
     look(0, WELL)
@@ -136,7 +139,7 @@ def test_outage(look: Looks) -> None:
     assert alerts(look) == {"db"}
     assert text(outcome).startswith("health: 3 services, 3 down; 2 unhealthy because of db (")
     services = json.loads(as_json(outcome))["services"]
-    assert {one["service"]: one["because_of"] for one in services} == {
+    assert {service["service"]: service["because_of"] for service in services} == {
         "page": ["db"],
         "shop": ["db"],
         "db": [],
@@ -190,9 +193,9 @@ def test_log(look: Looks, capsys: pytest.CaptureFixture[str]) -> None:
     monitor(look, CHAIN)
     capsys.readouterr()
     assert main(["health"]) == 0
-    printed = capsys.readouterr()
-    assert "; 2 unhealthy because of db; 1 alert opened: db (" in printed.out
-    entries = [json.loads(line) for line in printed.err.splitlines()]
+    output = capsys.readouterr()
+    assert "; 2 unhealthy because of db; 1 alert opened: db (" in output.out
+    entries = [json.loads(line) for line in output.err.splitlines()]
     (entry,) = [entry for entry in entries if entry.get("action") == "no alert opens"]
     assert (entry["count"], entry["first"], entry["causes"]) == (2, "page shop", "db")
     assert main(["health", "--dry-run"]) == 0
@@ -218,16 +221,21 @@ def read(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_readers(look: Looks, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """`status`, `explain` and `report` name the cause, and show it above its dependents."""
+def look_at_an_outage(look: Looks) -> None:
+    """Record passes of four services: two are unhealthy because of `db`, and `a` is alone."""
     monitor(look, CHAIN | {"a": []})
     start(look, 240)
     look(0, WELL | {"a": "down"})
     look(120, {"db": "down", "shop": "timeout", "page": "http 503", "a": "down"})
     look(235, {"db": "down", "shop": "timeout", "page": "http 503", "a": "down"})
+
+
+def test_status(look: Looks, capsys: pytest.CaptureFixture[str]) -> None:
+    """`status` names the cause, and shows it above its dependents."""
+    look_at_an_outage(look)
     document = read(capsys, "status")
     assert document["verdict"].startswith("All 4 services are unhealthy; 2 because of db; 2 alerts")
-    assert {one["service"]: one["because_of"] for one in document["services"]} == {
+    assert {service["service"]: service["because_of"] for service in document["services"]} == {
         "a": [],
         "db": [],
         "page": ["db"],
@@ -238,6 +246,11 @@ def test_readers(look: Looks, capsys: pytest.CaptureFixture[str], tmp_path: Path
     rows = capsys.readouterr().out.partition("SERVICE")[2].splitlines()[1:5]
     assert [row.split()[0] for row in rows] == ["a", "db", "page", "shop"]
     assert "because of db: http 503" in rows[2]
+
+
+def test_explain(look: Looks, capsys: pytest.CaptureFixture[str]) -> None:
+    """`explain` names the cause at any time, and the rule."""
+    look_at_an_outage(look)
     document = read(capsys, "explain", "page")
     assert document["because_of"] == ["db"]
     assert document["alert"] == (
@@ -249,6 +262,11 @@ def test_readers(look: Looks, capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert read(capsys, "explain", "db")["because_of"] == []
     assert read(capsys, "explain", "page", "--at", "1m")["because_of"] == ["db"]
     assert read(capsys, "explain", "page", "--at", "200s")["because_of"] == []
+
+
+def test_report(look: Looks, tmp_path: Path) -> None:
+    """`report` names the cause."""
+    look_at_an_outage(look)
     page = tmp_path / "page.html"
     assert main(["report", "-o", str(page), "--since", "1h"]) == 0
     assert "because of db: http 503" in page.read_text()

@@ -42,7 +42,7 @@ SILENT = {"a": "timeout", "b": "timeout"}
 SUSPECT = "no packet came back from 2 hosts"
 WRITES = ("upsert", "open", "close", "insert", "record")
 """How the names of statements begin that write."""
-both = pytest.mark.parametrize("name", ["health", "metrics"])
+both_passes = pytest.mark.parametrize("name", ["health", "metrics"])
 
 
 class Fleet(Memory):
@@ -65,8 +65,8 @@ class Fleet(Memory):
         self.samples.clear()
 
         def observe(targets: Sequence[Target]) -> list[Observation]:
-            seen = [target for target in targets if target.name in states]
-            return [observation(target, self.moment, states[target.name]) for target in seen]
+            probed = [target for target in targets if target.name in states]
+            return [observation(target, self.moment, states[target.name]) for target in probed]
 
         return self.run(name, observe, **options)
 
@@ -74,8 +74,8 @@ class Fleet(Memory):
         """Return the rows of a statement."""
         match name:
             case "remembered":
-                asked = json.loads(parameters["services"])
-                return [row for service, row in self.states.items() if service in asked]
+                names = json.loads(parameters["services"])
+                return [row for service, row in self.states.items() if service in names]
             case "alerted":
                 return [{"service": service} for service in self.alerts]
             case "upsert_health":
@@ -123,7 +123,7 @@ class Fleet(Memory):
 
     @property
     def written(self) -> list[str]:
-        """The names of the statements of the newest pass that write."""
+        """Return the names of the writing statements of the newest pass."""
         return [name for name, _ in self.statements if name.startswith(WRITES)]
 
     def values(self, metric: str) -> dict[str, float]:
@@ -211,7 +211,7 @@ def test_services_of_another_installation(fleet: Fleet, monkeypatch: pytest.Monk
     assert {row.status for row in fleet.states.values()} == {"healthy"}
 
 
-@both
+@both_passes
 def test_dry_run(fleet: Fleet, name: str) -> None:
     """A dry run decides as a pass does, and writes nothing."""
     outcome = fleet(name, UP | {"a": "down"}, dry_run=True)
@@ -222,14 +222,14 @@ def test_dry_run(fleet: Fleet, name: str) -> None:
     assert [watch.dry_run for watch in fleet.watches] == [True]
 
 
-@both
+@both_passes
 def test_waiting(fleet: Fleet, name: str) -> None:
     """In a loop, a pass does not use the database while an earlier one is being recorded."""
     outcome = fleet(name, UP, waits=True)
     assert (outcome.result, fleet.statements) == (Result.WAITING, [])
 
 
-@both
+@both_passes
 def test_skipped(fleet: Fleet, name: str) -> None:
     """While another process has the lock, a pass is skipped: that process does the work."""
     fleet.locked_after = 0
@@ -240,21 +240,21 @@ def test_skipped(fleet: Fleet, name: str) -> None:
     assert fleet.statements == []
 
 
-@both
+@both_passes
 @pytest.mark.parametrize(
-    ("wait_event", "said"),
+    ("wait_event", "words"),
     [
         (None, "process 7 (x) has held its lock for 3 min"),
         ("ClientRead", "which waits for ClientRead"),
     ],
 )
-def test_skipped_for_too_long(fleet: Fleet, name: str, wait_event: str | None, said: str) -> None:
+def test_skipped_for_too_long(fleet: Fleet, name: str, wait_event: str | None, words: str) -> None:
     """If that process seems to hang, the pass fails, and says what it waits for."""
     fleet.locked_after = 0
     fleet.lock_holder = SimpleNamespace(pid=7, application="x", wait_event=wait_event, held_s=181.0)
     with pytest.raises(DatabaseError, match=f"the {name} pass is skipped") as raised:
         fleet(name, UP)
-    assert said in str(raised.value)
+    assert words in str(raised.value)
     assert "pg_terminate_backend(7)" in str(raised.value)
 
 
@@ -277,9 +277,9 @@ def test_own_alert(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (metrics.opened, metrics.own_reason) == (("ops_worker",), "no metrics pass")
 
 
-@both
+@both_passes
 def test_without_self_metrics(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """With RECORD_OWN_METRICS=false, a pass writes none about itself, and watches no peers."""
+    """With RECORD_OWN_METRICS=false, a pass writes no self-metrics, and watches no peers."""
     monkeypatch.setenv("RECORD_OWN_METRICS", "false")
     fleet(name, UP)
     assert fleet.values("pass_success") == {}
@@ -287,7 +287,7 @@ def test_without_self_metrics(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, nam
 
 
 def test_latency_and_certificates(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A health pass writes them with its self-metrics, of every service that answered."""
+    """A health pass writes both with its self-metrics, for every service that answered."""
 
     def observe(targets: Sequence[Target]) -> list[Observation]:
         first, second = targets
@@ -306,7 +306,7 @@ def test_latency_and_certificates(fleet: Fleet, monkeypatch: pytest.MonkeyPatch)
     assert fleet.samples == []
 
 
-@both
+@both_passes
 def test_shards(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The self-metrics of a shard name it. Only the first shard records figures."""
     monkeypatch.setenv("SHARD_COUNT", "2")
@@ -319,7 +319,7 @@ def test_shards(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, name: str) -> Non
         assert ("postgres" in fleet.values("healthy")) == has_figures
 
 
-@both
+@both_passes
 def test_blind(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A blind pass changes nothing about the services. After some of them, a pass believes."""
     monkeypatch.setenv("DOUBT_PASSES", "2")
@@ -345,18 +345,18 @@ def test_blind(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, name: str) -> None
     assert "after 2 blind passes in a row, this pass believes what it sees" in warning
 
 
-@both
+@both_passes
 def test_a_skipped_pass_that_may_be_blind(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Without its count in the database, nobody knows whether a pass is blind: it says nothing."""
+    """A skipped pass has no count from the database, so its outcome does not say if it is blind."""
     monkeypatch.setenv("DOUBT_PASSES", "2")
     fleet.locked_after = 0
     outcome = fleet(name, SILENT)
     assert (outcome.result, outcome.verdicts) == (Result.SKIPPED, ())
 
 
-@both
+@both_passes
 def test_no_doubt_by_default(fleet: Fleet, name: str) -> None:
     """Without DOUBT_PASSES, a pass believes what it sees, and counts nothing."""
     outcome = fleet(name, SILENT)
@@ -367,7 +367,7 @@ def test_no_doubt_by_default(fleet: Fleet, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("readings", "said"),
+    ("readings", "words"),
     [
         ((1.0, 3.5), "(throttled by its CPU limit for 2.5 s)"),
         ((1.0, 1.0), "not run for 3.0 s: 2 of 2"),
@@ -379,7 +379,7 @@ def test_throttling(
     fleet: Fleet,
     monkeypatch: pytest.MonkeyPatch,
     readings: tuple[float | None, float | None],
-    said: str,
+    words: str,
 ) -> None:
     """A stall during which the CPU limit throttled this process names the limit as its cause."""
     monkeypatch.setenv("DOUBT_PASSES", "2")
@@ -400,5 +400,5 @@ def test_throttling(
         ]
 
     (suspect,) = fleet.run("health", observe).blind_because
-    assert said in suspect
-    assert ("throttled" in suspect) == ("throttled" in said)
+    assert words in suspect
+    assert ("throttled" in suspect) == ("throttled" in words)

@@ -174,16 +174,16 @@ def history(seed: int, hours: int = 50) -> list[Row]:
             value += chance.choice([0, 1, 7.5, 100])
             if chance.random() < 0.03:
                 value = chance.choice([0.0, 3.0])  # a restart
-            shown = value
+            recorded = value
             if metric not in {"c", "x"}:
-                shown = chance.uniform(-50, 50)
+                recorded = chance.uniform(-50, 50)
             elif chance.random() < 0.03:
-                shown = value + chance.choice([-40, 900])  # a row of a wrong clock
+                recorded = value + chance.choice([-40, 900])  # a row of a wrong clock
             if chance.random() < 0.03:
-                shown = chance.choice(ODD)
-            rows.append(Row(at, service, metric, tags, shown))
+                recorded = chance.choice(ODD)
+            rows.append(Row(at, service, metric, tags, recorded))
             if chance.random() < 0.02:
-                rows.append(Row(at, service, metric, tags, shown))  # written twice
+                rows.append(Row(at, service, metric, tags, recorded))  # written twice
             at += timedelta(seconds=chance.choice([20, 30, 31.5, 600, 1800]))
             if chance.random() < 0.01:
                 at += timedelta(hours=chance.choice([3, 30]))
@@ -248,15 +248,15 @@ def _summary(
 
 
 def _without_wrong_rows(window: list[tuple[datetime, float]]) -> list[tuple[datetime, float]]:
-    kept = []
+    plausible = []
     for place, (at, value) in enumerate(window):
         if 0 < place < len(window) - 1:
             (earlier, low), (later, high) = window[place - 1], window[place + 1]
             apart_s = (later - earlier).total_seconds()
             if low <= high and not low <= value <= high and apart_s < 1.5 * PERIOD_S:
                 continue
-        kept.append((at, value))
-    return kept
+        plausible.append((at, value))
+    return plausible
 
 
 def _percentile(values: list[float], share: float) -> float:
@@ -265,20 +265,24 @@ def _percentile(values: list[float], share: float) -> float:
     return low + (values[math.ceil(place)] - low) * (place - math.floor(place))
 
 
-def _near(one: float, other: float) -> bool:
-    return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-6)
+def _near(first: float, second: float) -> bool:
+    return math.isclose(first, second, rel_tol=1e-9, abs_tol=1e-6)
 
 
 def assert_exact(rollup: Rollup, rows: list[Row], levels: Iterable[str] = LEVELS) -> None:
     """Compare the tables of these levels with the samples."""
     for level in levels:
-        actual, wanted = rollup.rows(level), expected(rows, level)
-        assert actual.keys() == wanted.keys()
-        for key, row in wanted.items():
+        actual, expected_rows = rollup.rows(level), expected(rows, level)
+        assert actual.keys() == expected_rows.keys()
+        for key, row in expected_rows.items():
             for name, value in row.items():
-                got = actual[key][name]
-                same = got == value if value is None or got is None else _near(got, value)
-                assert same, (level, key, name, got, value)
+                computed = actual[key][name]
+                same = (
+                    computed == value
+                    if value is None or computed is None
+                    else _near(computed, value)
+                )
+                assert same, (level, key, name, computed, value)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -393,8 +397,8 @@ def test_odd_rows(rollup: Rollup) -> None:
         )
     outcome = rollup(HISTORY_DAYS="0")
     assert outcome.result is Result.RECORDED
-    found = {key[2] for key in rollup.rows(HOUR)}
-    assert found == {"c", "edge", "past"}
+    metrics = {key[2] for key in rollup.rows(HOUR)}
+    assert metrics == {"c", "edge", "past"}
     assert {key[2] for key in rollup.rows(DAY)} >= {"past"}
 
 
@@ -465,9 +469,9 @@ def test_history_days(rollup: Rollup, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows older than HISTORY_DAYS are removed in small steps. Rows in use are kept."""
     assert main(["init-db"]) == 0
     rollup.database.rows(OLD_ROWS)
-    kept = rollup(HISTORY_DAYS="0").rolled
-    assert kept is not None
-    assert kept.removed == {}
+    unlimited = rollup(HISTORY_DAYS="0").rolled
+    assert unlimited is not None
+    assert unlimited.removed == {}
     monkeypatch.setattr(rollup_writes, "REMOVED_ROWS", 10)
     rolled = rollup(HISTORY_DAYS="30").rolled
     assert rolled is not None
@@ -499,7 +503,9 @@ def test_may_not_remove(rollup: Rollup) -> None:
     outcome = rollup(DATABASE_URL=rollup.database.as_user("ops_keeper"))
     rollup.database.rows("DROP OWNED BY ops_keeper; DROP ROLE ops_keeper")
     assert outcome.result is Result.RECORDED
-    assert any("old rows of ops_worker_hour are not removed" in one for one in outcome.warnings)
+    assert any(
+        "old rows of ops_worker_hour are not removed" in warning for warning in outcome.warnings
+    )
     assert rollup.rows(HOUR) != {}
 
 
@@ -617,8 +623,8 @@ def test_another_process_takes_over(rollup: Rollup, monkeypatch: pytest.MonkeyPa
         outcome = rollup()
     assert outcome.rolled is not None
     assert (outcome.result, outcome.rolled.hours) == (Result.RECORDED, 1)
-    with psycopg.connect(rollup.database.url) as other:
-        other.execute("SELECT pg_advisory_xact_lock(%s, 3)", [0x6F707377])
+    with psycopg.connect(rollup.database.url) as session:
+        session.execute("SELECT pg_advisory_xact_lock(%s, 3)", [0x6F707377])
         assert rollup().result is Result.SKIPPED
 
 
@@ -680,9 +686,9 @@ def test_missing_tables(rollup: Rollup) -> None:
 def test_never_waited_for(rollup: Rollup) -> None:
     """While a slice is written, the other passes do not wait."""
     rollup()
-    with psycopg.connect(rollup.database.url) as other:
-        other.execute("SELECT pg_advisory_xact_lock(%s, 3)", [0x6F707377])
-        other.execute("LOCK TABLE ops_worker_hour, ops_worker_day IN EXCLUSIVE MODE")
+    with psycopg.connect(rollup.database.url) as session:
+        session.execute("SELECT pg_advisory_xact_lock(%s, 3)", [0x6F707377])
+        session.execute("LOCK TABLE ops_worker_hour, ops_worker_day IN EXCLUSIVE MODE")
         assert main(["health", "--output", "json"]) == main(["metrics"]) == 0
 
 

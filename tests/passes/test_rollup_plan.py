@@ -42,7 +42,7 @@ class Samples(Memory):
     """
 
     def __init__(self, *begun: datetime, until: datetime | None = None) -> None:
-        """Store which hours have samples. What is before midnight ``until`` is rolled up."""
+        """Store which hours have samples. The hours before midnight ``until`` are rolled up."""
         super().__init__()
         self.tables = {"system_metrics", *ROLLUP_TABLES, *LEDGER_TABLES}
         self.samples = sorted(begun)
@@ -87,7 +87,7 @@ class Samples(Memory):
 
     @property
     def order(self) -> list[tuple[str, datetime]]:
-        """The slices that were rolled up, in order."""
+        """Return the slices that were rolled up, in order."""
         return [(part["level"], part["begun"]) for part in self.parameters("roll_up")]
 
 
@@ -125,7 +125,7 @@ def hours(since: datetime, until: datetime) -> list[datetime]:
 
 
 def test_oldest_first() -> None:
-    """A day follows its last hour. What is not complete is left for a later run."""
+    """A day follows its last hour. A slice that is not complete is left for a later run."""
     memory = Samples(*hours(YESTERDAY + timedelta(hours=22), NOW), until=YESTERDAY)
     done = rolled(memory)
     late, today = hours(YESTERDAY + timedelta(hours=22), TODAY), hours(TODAY, NOW)
@@ -147,7 +147,7 @@ def test_time_without_samples() -> None:
 
 
 def test_late_samples() -> None:
-    """What was complete in the last six hours is rolled up once more, after what is new."""
+    """Slices that were completed in the last six hours are repeated, after the new slices."""
     memory = Samples(*hours(TODAY, NOW), until=TODAY)
     memory.rolled[HOUR] += hours(TODAY, LATEST)
     done = rolled(memory)
@@ -196,7 +196,7 @@ def test_a_level_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_repeated_while_something_is_new() -> None:
-    """A run that is behind rolls up nothing again: what is new needs its time."""
+    """A run that is behind repeats no slice, because the new slices need its time."""
     memory = Samples(*hours(YESTERDAY, NOW), until=YESTERDAY)
     memory.rolled[HOUR] += hours(YESTERDAY, LATEST)
     memory.refused[DAY] = StatementTimeoutError("canceling statement due to statement timeout")
@@ -253,11 +253,11 @@ def test_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_self_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How far it is behind is one of the self-metrics, unless they are off."""
+    """The self-metrics say how far the rollup is behind, unless they are off."""
     memory = Samples(LATEST)
     rolled(memory)
-    (written,) = memory.parameters("insert_samples")
-    assert '"rollup_behind_s"' in written["passes"]
+    (parameters,) = memory.parameters("insert_samples")
+    assert '"rollup_behind_s"' in parameters["passes"]
     monkeypatch.setenv("RECORD_OWN_METRICS", "false")
     memory = Samples(LATEST)
     rolled(memory)
@@ -287,7 +287,7 @@ def test_retention_without_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_refused_removal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What may not be removed is a warning. The other tables are cleaned up all the same."""
+    """A refused removal is a warning. The other tables are cleaned up all the same."""
     monkeypatch.setenv("HISTORY_DAYS", "30")
     memory = Samples(LATEST)
     memory.refused["remove_hours"] = SchemaError("permission denied")

@@ -107,24 +107,24 @@ def reasons(
 ) -> dict[str, str]:
     """Set up services with one fault each, and one healthy service. Return the reasons."""
     names = ("ingest", "evaluator", "dispatcher")
-    told = stubs.env | {name: value for name, (value, _) in VARIABLES.items()}
-    told |= {
+    variables = stubs.env | {name: value for name, (value, _) in VARIABLES.items()}
+    variables |= {
         "DATABASE_URL": database.url,
         "BAD": "ftp://hush",
         "EMPTY": " ",
         "ODD": "hush\u00e9",
         "CONFIRM_FAILURES": "5",
     }
-    told |= {"CONFIRM_DELAY": "30", "OPS_WORKER_CATALOGUE": str(folder / "c.toml")}
-    for name, value in told.items():
+    variables |= {"CONFIRM_DELAY": "30", "OPS_WORKER_CATALOGUE": str(folder / "c.toml")}
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     text = "".join(f"[services.s{number}]\n{keys}\n" for number, (keys, _) in enumerate(SERVICES))
     (folder / "c.toml").write_text(text.replace("{folder}", str(folder)))
-    found = {
+    of_entries = {
         f"s{number}": reason.replace("{folder}", str(folder))
         for number, (_, reason) in enumerate(SERVICES)
     }
-    return found | dict(zip(names, (reason for _, reason in VARIABLES.values()), strict=True))
+    return of_entries | dict(zip(names, (reason for _, reason in VARIABLES.values()), strict=True))
 
 
 def test_health(
@@ -133,11 +133,13 @@ def test_health(
     """Each faulty service is unknown, has an alert with its reason, and is not probed again."""
     # A second probe would come after a pause of 30 s, and the pass would miss its deadline.
     assert main(["health", "--output", "json"]) == 0
-    services = {one["service"]: one for one in json.loads(capsys.readouterr().out)["services"]}
-    assert {name: one["reason"] for name, one in services.items()} == reasons | {
+    services = {
+        service["service"]: service for service in json.loads(capsys.readouterr().out)["services"]
+    }
+    assert {name: service["reason"] for name, service in services.items()} == reasons | {
         "delivery_worker": ""
     }
-    assert {one["attempts"] for one in services.values()} == {1}
+    assert {service["attempts"] for service in services.values()} == {1}
     rows = database.health()
     assert rows.pop("delivery_worker")["status"] == "healthy"
     assert {
@@ -165,12 +167,14 @@ def test_checks(reasons: dict[str, str], folder: Path, capsys: pytest.CaptureFix
     """``check`` and ``catalogue check`` report each fault. ``catalogue show`` explains it."""
     assert main(["check", "--output", "json"]) == 2
     findings = json.loads(capsys.readouterr().out)["findings"]
-    found = {one["subject"]: one["found"] for one in findings if one["state"] == "fault"}
-    assert found == {f"service {name}": reason for name, reason in reasons.items()}
+    faults = {
+        finding["subject"]: finding["found"] for finding in findings if finding["state"] == "fault"
+    }
+    assert faults == {f"service {name}": reason for name, reason in reasons.items()}
     assert not [
-        one
-        for one in findings
-        if one["subject"].startswith("service ") and one["state"] == "warning"
+        finding
+        for finding in findings
+        if finding["subject"].startswith("service ") and finding["state"] == "warning"
     ]
     assert main(["catalogue", "check"]) == 4
     *lines, last = capsys.readouterr().out.splitlines()
@@ -183,11 +187,14 @@ def test_checks(reasons: dict[str, str], folder: Path, capsys: pytest.CaptureFix
     )
     assert last == "catalogue: 17 services monitored, 6 figures, 16 faults"
     assert main(["catalogue", "show", "--output", "json"]) == 0
-    shown: dict[str, Any] = {
-        one["name"]: one for one in json.loads(capsys.readouterr().out)["services"]
+    services: dict[str, Any] = {
+        service["name"]: service for service in json.loads(capsys.readouterr().out)["services"]
     }
     # The files of s9 and s11 are read later.
-    assert set(reasons) == {name for name, one in shown.items() if one["faults"]} | {"s9", "s11"}
+    assert set(reasons) == {name for name, service in services.items() if service["faults"]} | {
+        "s9",
+        "s11",
+    }
     assert main(["health"]) == main(["explain", "ingest"]) == 0
     assert "ingest is unknown, unhealthy since" in capsys.readouterr().out
 

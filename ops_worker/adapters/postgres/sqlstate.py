@@ -218,7 +218,7 @@ UNREACHABLE = "check that it runs, and DATABASE_URL or PG_HOST, PG_PORT, PG_DB, 
 
 def connection_message(error: Error) -> str:
     """Return the message of a failed connection on one line. Each line of libpq ends a sentence."""
-    return one_line(re.sub(r"(?<=[^\s.:;,?!])\s*\n", ". ", str(error).strip()))
+    return one_line(re.sub(r"(?<=[^\s.:;,?!])\s*\n\s*", ". ", str(error).strip()))
 
 
 def connection_remedy(message: str, database: str, role: str) -> str:
