@@ -65,9 +65,8 @@ def test_image(
         del spec["securityContext"]["runAsUser"], spec["securityContext"]["runAsGroup"]
 
     with faulty("t-image", change, backoffLimit=0) as cronjob:
-        row = row_with(capsys, cronjob, remedy)
+        row_with(capsys, cronjob, remedy)
         assert main(["cluster", "-n", NAMESPACE, "--fail-on-warnings"]) == 4
-    print(row)
 
 
 @pytest.mark.parametrize(
