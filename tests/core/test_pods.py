@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ops_worker.core.pods import Container, Invocation, containers, invocation, recognised, workers
+from ops_worker.core.pods import Container, Invocation, containers, invocation, is_worker, workers
 
 pytestmark = pytest.mark.unit
 
@@ -78,11 +78,11 @@ def test_invocation(container: dict[str, Any], arguments: tuple[str, ...], shell
 def test_something_else(command: list[str]) -> None:
     """A command that only names the worker does not run it."""
     assert invocation({"command": command}) is None
-    assert not recognised({"name": "a", "image": "b", "command": command})
+    assert not is_worker({"name": "a", "image": "b", "command": command})
 
 
 @pytest.mark.parametrize(
-    ("container", "yes"),
+    ("container", "expected"),
     [
         ({"name": "ops-worker", "image": "watcher"}, True),
         ({"name": "ops-worker-health"}, True),
@@ -96,19 +96,22 @@ def test_something_else(command: list[str]) -> None:
         ({"name": None, "image": 5, "args": "health", "command": {}, "env": [None]}, False),
     ],
 )
-def test_recognised(container: dict[str, Any], yes: bool) -> None:
+def test_is_worker(container: dict[str, Any], expected: bool) -> None:
     """A container is recognised by name, image, command, or by its pass and a setting."""
-    assert recognised(container) == yes
+    assert is_worker(container) == expected
 
 
 def test_places() -> None:
-    """Containers are in the order of their start, and know their role."""
+    """Containers are in the order in which they start. Their fields tell their roles."""
     spec = {
         "containers": [{"name": "c"}, None],
         "initContainers": [{"name": "a"}, {"name": "b", "restartPolicy": "Always"}],
     }
-    found = containers(spec)
-    assert [(one.name, one.is_init, one.is_native_sidecar, one.is_main) for one in found] == [
+    roles = [
+        (container.name, container.is_init, container.is_native_sidecar, container.is_main)
+        for container in containers(spec)
+    ]
+    assert roles == [
         ("a", True, False, False),
         ("b", False, True, False),
         ("c", False, False, True),
@@ -134,6 +137,7 @@ def test_workers(names: list[str], labels: dict[str, str], expected: list[str]) 
         "initContainers": [{"name": "first"}],
         "containers": [{"name": name, "args": [name]} for name in names],
     }
-    found = workers(spec, labels)
-    assert [one.name for one in found] == expected
-    assert all(isinstance(one, Container) and one.is_main for one in found)
+    recognised = workers(spec, labels)
+    assert [container.name for container in recognised] == expected
+    assert all(isinstance(container, Container) for container in recognised)
+    assert all(container.is_main for container in recognised)
