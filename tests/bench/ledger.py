@@ -13,7 +13,7 @@ import psycopg
 
 from ops_worker.adapters.postgres import Store, ledger_writes
 from ops_worker.core.passes import HEALTH
-from ops_worker.core.sightings import Seen
+from ops_worker.core.sightings import PendingSighting
 from tests.bench.ledger_rows import copy_year
 from tests.bench.tools import Cost, measure
 
@@ -127,12 +127,12 @@ def _passes(url: str, services: list[str], rounds: int) -> dict[str, tuple[float
 def _pass(store: Store, shard: str, services: list[str]) -> tuple[float, float]:
     """Enter a pass that saw all of these services healthy; return its seconds and CPU seconds."""
     sights = tuple((service, 0.0, "healthy", "", "") for service in services)
-    seen = Seen(time.monotonic(), sights, PERIOD_S, "bench")
+    sighting = PendingSighting(time.monotonic(), sights, PERIOD_S, "bench")
 
     def enter(transaction: Transaction) -> tuple[float, float]:
         """Enter the pass and wait for the answers of the database."""
         wall, cpu = time.monotonic(), time.process_time()
-        assert ledger_writes.enter(transaction, HEALTH.name, shard, [(1, seen)], ("bench", {}))
+        assert ledger_writes.enter(transaction, HEALTH.name, shard, [(1, sighting)], ("bench", {}))
         return time.monotonic() - wall, time.process_time() - cpu
 
     cost = store.write(HEALTH.transaction, enter)

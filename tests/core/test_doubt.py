@@ -12,8 +12,8 @@ from ops_worker.core.doubt import (
     DoubtRow,
     Evidence,
     assess,
-    believed,
-    blind,
+    belief_warning,
+    blind_rows,
     blind_to,
     host_of,
     settle,
@@ -257,7 +257,7 @@ def test_believed(assessments: list[Assessment], expected: str) -> None:
     row = DoubtRow("health", "0/1")
     for assessment in assessments:
         row = settle(assessment, row, 2, NOW, 30.0)
-    assert believed(row) == expected
+    assert belief_warning(row) == expected
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_blind_rows() -> None:
         row("from the future", 10, -61),
         row("no period", 10, 1, float("nan")),
     ]
-    assert [found.name for found in blind(rows, NOW)] == ["longer", "blind"]
+    assert [found.name for found in blind_rows(rows, NOW)] == ["longer", "blind"]
 
 
 def test_reason() -> None:

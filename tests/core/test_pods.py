@@ -82,7 +82,7 @@ def test_something_else(command: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("container", "expected"),
+    ("container", "yes"),
     [
         ({"name": "ops-worker", "image": "watcher"}, True),
         ({"name": "ops-worker-health"}, True),
@@ -96,22 +96,19 @@ def test_something_else(command: list[str]) -> None:
         ({"name": None, "image": 5, "args": "health", "command": {}, "env": [None]}, False),
     ],
 )
-def test_is_worker(container: dict[str, Any], expected: bool) -> None:
+def test_recognised(container: dict[str, Any], yes: bool) -> None:
     """A container is recognised by name, image, command, or by its pass and a setting."""
-    assert is_worker(container) == expected
+    assert is_worker(container) == yes
 
 
 def test_places() -> None:
-    """Containers are in the order in which they start. Their fields tell their roles."""
+    """Containers are in the order of their start, and know their role."""
     spec = {
         "containers": [{"name": "c"}, None],
         "initContainers": [{"name": "a"}, {"name": "b", "restartPolicy": "Always"}],
     }
-    roles = [
-        (container.name, container.is_init, container.is_native_sidecar, container.is_main)
-        for container in containers(spec)
-    ]
-    assert roles == [
+    found = containers(spec)
+    assert [(one.name, one.is_init, one.is_native_sidecar, one.is_main) for one in found] == [
         ("a", True, False, False),
         ("b", False, True, False),
         ("c", False, False, True),
@@ -137,7 +134,6 @@ def test_workers(names: list[str], labels: dict[str, str], expected: list[str]) 
         "initContainers": [{"name": "first"}],
         "containers": [{"name": name, "args": [name]} for name in names],
     }
-    recognised = workers(spec, labels)
-    assert [container.name for container in recognised] == expected
-    assert all(isinstance(container, Container) for container in recognised)
-    assert all(container.is_main for container in recognised)
+    found = workers(spec, labels)
+    assert [one.name for one in found] == expected
+    assert all(isinstance(one, Container) and one.is_main for one in found)
