@@ -200,7 +200,7 @@ class Worker:
 
     def start(self, *arguments: str, **env: str) -> Running:
         """Start a command and do not wait."""
-        if self.forks and self.forks.suits(self.env | env):
+        if self.forks and self.forks.can_fork(self.env | env):
             return self.forks.fork([*arguments], self.env | env, self.folder)
         command = [sys.executable, "-m", "ops_worker", *arguments]
         return Process(

@@ -70,9 +70,7 @@ def series(where: str, name: str, value: str) -> str:
 MEAN = "sum(total) / sum(samples)"
 HIGHEST = "max(most)"
 OF_PASS = "concat_ws(' ', s.tags ->> 'installation', s.tags ->> 'pass', s.tags ->> 'shard')"
-OF_SERVICE = (
-    "concat_ws(' ', s.service, CASE WHEN s.tags <> '{}'::jsonb THEN s.tags::text END)"  # one line
-)
+OF_SERVICE = "concat_ws(' ', s.service, CASE WHEN s.tags <> '{}'::jsonb THEN s.tags::text END)"
 
 
 def _panel(

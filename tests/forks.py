@@ -190,7 +190,7 @@ class ForkServer:
                 stdout=subprocess.DEVNULL,
             )
 
-    def suits(self, env: Mapping[str, str]) -> bool:
+    def can_fork(self, env: Mapping[str, str]) -> bool:
         """Return whether a fork can have this environment.
 
         It can if the variables that are read before ``run`` are those of the server.

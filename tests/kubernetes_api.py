@@ -118,24 +118,24 @@ class ApiServer:
     - ``answers``: an answer for all requests, or a list with one answer for each request. With
       status 0, a request waits for ``closed``, at most 60 s.
     - ``headers``: the headers of every answer.
-    - ``asked``: the method and path of each request, and its Authorization header or its body.
+    - ``requests``: the method and path of each request, and its Authorization header or its body.
     """
 
     def __init__(self, folder: Path) -> None:
         self.answers: dict[str, Any] = {}
         self.headers: dict[str, str] = {}
-        self.asked: list[tuple[str, str, Any]] = []
+        self.requests: list[tuple[str, str, Any]] = []
         self.closed = threading.Event()
         api = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                api.asked.append((self.command, self.path, self.headers.get("Authorization")))
+                api.requests.append((self.command, self.path, self.headers.get("Authorization")))
                 self._answer()
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                api.asked.append((self.command, self.path, body))
+                api.requests.append((self.command, self.path, body))
                 self._answer()
 
             def _answer(self) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NAMES = ("ingest", "evaluator", "dispatcher", "delivery_worker")
-"""The services, each on a machine of its own."""
+"""The services. Each has its own machine."""
 MACHINES = {name: f"10.77.0.{number}" for number, name in enumerate(NAMES, 1)}
 """The address of each service's machine."""
 RESOLVER = "10.77.0.53"
@@ -209,7 +209,7 @@ class Network:
         if self._server is None:
             server = ForkServer(env, self.worker.command())
             self._server = self._closing.enter_context(server)
-        assert self._server.suits(env)
+        assert self._server.can_fork(env)
         with self._server.fork([*arguments], env, Path("/")) as process:
             out, err = process.communicate(timeout=RUN_S)
         return subprocess.CompletedProcess(arguments, process.wait(), out, err)

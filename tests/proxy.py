@@ -102,14 +102,14 @@ class Switchboard(_Listener):
 
     While ``silent`` is set, bytes are dropped in both directions and no connection is closed. This
     is like a server that accepts connections and does not answer, or like a network that fails
-    without a reset. A connection that lost bytes remains silent. ``swallowed`` is set as soon as
+    without a reset. A connection that lost bytes remains silent. ``has_dropped`` is set as soon as
     bytes are dropped.
     """
 
     def __init__(self, target: int) -> None:
         self.target = target
         self.silent = threading.Event()
-        self.swallowed = threading.Event()
+        self.has_dropped = threading.Event()
         super().__init__()
 
     def _connected(self, client: socket.socket) -> None:
@@ -128,7 +128,7 @@ class Switchboard(_Listener):
             while piece := source.recv(1 << 20):
                 is_dead = is_dead or self.silent.is_set()
                 if is_dead:
-                    self.swallowed.set()
+                    self.has_dropped.set()
                 else:
                     sink.sendall(piece)
         _end(sink)

@@ -97,7 +97,7 @@ def as_json(outcome: Outcome) -> str:
 
 
 def as_table(outcome: Outcome) -> str:
-    """Return a table of the services and one of the samples, the warnings and the closing line."""
+    """Return tables of the services and the samples, the warnings, and the closing line."""
     parts = []
     if outcome.verdicts:
         since = {

@@ -66,7 +66,7 @@ def _runs(chance: random.Random, period_s: float) -> list[Run]:
         book = Book(runs[-1] if runs else None, list, now)
         book.enter(Sighting(begun=first, sights=(), period_s=period_s, config="bench"))
         (run,) = book.runs
-        # Each of the other passes would only increase the number of passes by one.
+        # The other passes are not entered: they would only change last_at and passes.
         runs.append(run._replace(id=len(runs) + 1, last_at=last, passes=passes))
         first = last + timedelta(seconds=period_s + chance.uniform(*HOLE_S))
     return runs

@@ -46,10 +46,10 @@ def measure(command: list[str], env: dict[str, str]) -> Cost:
     command.
     """
     starter = [sys.executable, "-I", "-S", "-c", MEASURE, *command]
-    done = subprocess.run(
+    process = subprocess.run(
         starter, env=env, cwd=tempfile.gettempdir(), capture_output=True, text=True, check=True
     )
-    return Cost(*json.loads(done.stdout))
+    return Cost(*json.loads(process.stdout))
 
 
 def median_cost(costs: Sequence[Cost]) -> Cost:
