@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 NO_BUILTIN = "builtin = false\n"
 START_S = -500_000.0
-"""The beginning of the histories, in seconds from now: early enough for every test."""
+"""The beginning of the histories, in seconds from the beginning of the test.
+
+It is so early that no pass of a test is in the future.
+"""
 
 
 class Looks:

@@ -24,7 +24,7 @@ WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", 
 EVERY_DAY = "day"
 """The word for all weekdays in a recurrence."""
 ABBREVIATION_LENGTH = 3
-"""The letters of an abbreviated weekday."""
+"""The number of letters of an abbreviated weekday."""
 EXAMPLES = "'Sunday 02:00', 'Mon,Thu 22:30' or 'day 03:00'"
 """Examples of recurrences, for error messages."""
 _RECURRENCE = re.compile(r"([A-Za-z]+(?: *, *[A-Za-z]+)*) +([01]?[0-9]|2[0-3]):([0-5][0-9])")
