@@ -62,7 +62,7 @@ class Recurrence(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A maintenance window, as a person planned it.
+    """A maintenance window, as a person created it.
 
     - ``begins``: in UTC; no occurrence begins earlier. Without a recurrence, the window begins at
       this time.
