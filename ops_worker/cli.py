@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from ops_worker import __version__
-from ops_worker.core.output import failed, message
+from ops_worker.core.output import failure_summary, message
 from ops_worker.core.passes import PASSES
 from ops_worker.core.passes import commands as pass_commands
 from ops_worker.errors import FULL, OpsWorkerError, SettingsError, shown
@@ -211,7 +211,7 @@ def _fail(options: argparse.Namespace, error: OpsWorkerError) -> int:
         from ops_worker import process
 
         job = getattr(options, "job", "")
-        document = failed(options.command, str(error), error.exit_code, job)
+        document = failure_summary(options.command, str(error), error.exit_code, job)
         process.write_termination_message(path, message(document))
     return error.exit_code
 

@@ -1,4 +1,4 @@
-"""Virtual time for threads. It passes only while every thread waits."""
+"""Virtual time for threads. It advances only while every thread waits."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from ops_worker.loop import Clock
 POLL_S = 0.0002
 """Real seconds between two checks of the event that a thread waits for."""
 PATIENCE_POLLS = 150_000
-"""The most checks, at least 30 s. After them, a thread that does not end fails the test."""
+"""The most checks of one wait: they take at least 30 s. Then the test fails.
+
+Such a thread waits for another thread that neither waits nor ends.
+"""
 LIMIT_S = 10_000.0
-"""The most virtual seconds. A test that does not end in this time fails."""
+"""The most virtual seconds. A test that needs more fails."""
 
 
 class VirtualTime:
     """A monotonic and a wall clock that jump to the next timeout when all threads wait.
 
-    The threads are the one that creates this object, and all that start later. They must wait by
-    ``wait`` only. So the result does not depend on how fast or busy the machine is. Use it as a
-    context manager, which at its end also ends the threads that still wait.
+    Its threads are the thread that creates this object, and all threads that start later. They must
+    only wait by ``wait``. Then the result does not depend on the speed or load of the machine. Use
+    it as a context manager: its end also ends the threads that still wait.
     """
 
     def __init__(self, now: float = 1000.25, wall_offset: float = 1_700_000_000.0) -> None:
         self.now = now
         self.stalls: dict[float, float] = {}
-        """The times at which the process stops, and for how many seconds."""
+        """By time of the monotonic clock, the seconds for which the process is stopped then."""
         self.interrupts: dict[str, BaseException] = {}
-        """By thread name, the exception that its next wait with a timeout raises."""
+        """By thread name, the exception that the thread's next wait with a timeout raises."""
         self.clock = Clock(self.monotonic, self.wall, self.wait)
         self._wall_offset = wall_offset
         self._lock = threading.Lock()
@@ -51,7 +54,7 @@ class VirtualTime:
         self.wait(threading.Event(), seconds)
 
     def wait(self, event: threading.Event, timeout: float | None = None) -> bool:
-        """Wait until the event is set or the time is over; return whether the event is set."""
+        """Wait for an event, at most ``timeout`` seconds; return whether the event is set."""
         thread = threading.current_thread()
         if timeout is not None and thread.name in self.interrupts:
             raise self.interrupts.pop(thread.name)
@@ -78,18 +81,19 @@ class VirtualTime:
         return self
 
     def __exit__(self, *_: object) -> None:
-        threading.excepthook = self._report  # pytest sets its own for each phase of a test
+        threading.excepthook = self._report  # pytest sets another hook for each phase of a test
         self._closed = True
         for thread in {*threading.enumerate()} - self._others - {threading.current_thread()}:
             thread.join(30)
         threading.excepthook = self._excepthook
 
     def _report(self, error: threading.ExceptHookArgs) -> None:
-        if error.exc_type is not SystemExit:  # pytest reports SystemExit; Python does not
+        """Report the exception of a thread, except for SystemExit, which pytest would report."""
+        if error.exc_type is not SystemExit:
             self._excepthook(error)
 
     def _busy(self) -> list[threading.Thread]:
-        """Return the threads that are alive and do not wait, or whose wait is over."""
+        """Return the threads that do not wait, or whose wait is over."""
         busy = []
         for thread in {*threading.enumerate()} - self._others:
             event, deadline = self._waiting.get(thread, (None, 0.0))
@@ -98,14 +102,14 @@ class VirtualTime:
         return busy
 
     def _advance(self) -> None:
-        """If every thread waits, move the time to the first timeout."""
+        """If every thread waits, advance the time to the first timeout, and by a stall."""
         with self._lock:
             if self._busy():
                 return
-            then = min(deadline for _, deadline in self._waiting.values())
-            if then > self._limit:
+            timeout_at = min(deadline for _, deadline in self._waiting.values())
+            if timeout_at > self._limit:
                 self._deadlock = True
                 return
-            self.now = then
-            for moment in [moment for moment in self.stalls if moment <= then]:
+            self.now = timeout_at
+            for moment in [moment for moment in self.stalls if moment <= timeout_at]:
                 self.now += self.stalls.pop(moment)

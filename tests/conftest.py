@@ -1,7 +1,6 @@
-"""The shared fixtures.
+"""The shared fixtures: a server for the session, a database for each test, services, the worker.
 
-They are a server for the session, a database for each test, stand-ins for the services, and the
-worker as a process.
+The services are stand-ins (``tests.stubs``). The worker is a process.
 """
 
 from __future__ import annotations
@@ -37,15 +36,15 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 ZONE = "Asia/Kathmandu"
-"""The local time of the tests. With an odd offset, a local time that is taken for UTC is wrong."""
+"""The time zone of the tests. Its offset of 5:45 h reveals a local time that is taken for UTC."""
 os.environ["TZ"] = ZONE
 time.tzset()
 AS_IN_THE_IMAGE = str(Path(__file__).with_name("image"))
-"""A folder for PYTHONPATH that hides what only the developers' tools have."""
+"""A folder for PYTHONPATH that hides the packages that the image does not have."""
 TIMESCALE = os.environ.get("OPS_TEST_TIMESCALE", "") not in {"", "0"}
-"""Whether every database has system_metrics as a hypertable whose older chunks are compressed."""
+"""Whether system_metrics is a hypertable in every database, with its older chunks compressed."""
 PRISTINE = "template0"
-"""A database in which an administrator, or the image of a server, has installed nothing."""
+"""A template database to which neither an administrator nor a server's image adds anything."""
 COVERING = (
     "core",
     "history",
@@ -56,10 +55,10 @@ COVERING = (
 )
 """The tests that have to execute every branch of the core and of the passes, below ``tests``.
 
-Of these only ``test_backlog.py`` needs a server.
+Of them only ``test_backlog.py`` needs a server.
 """
 TIERS = {"unit", "integration", "acceptance", "cluster"}
-"""The tiers of tests, of which each test has one (CONTRIBUTING.md)."""
+"""The tiers of tests. Each test has exactly one (CONTRIBUTING.md)."""
 WAITING = (
     "acceptance/test_alertmanager.py",
     "acceptance/test_blind.py",
@@ -72,15 +71,15 @@ WAITING = (
     "adapters/http/test_stalls.py",
     "passes/test_contract.py",
 )
-"""The files whose tests wait for more time than they compute, below ``tests``."""
+"""The files whose tests wait longer than they compute, below ``tests``."""
 VARIABLES = tuple(name for variable in variables() for name in variable.names)
-"""The worker's variables, listed once: it takes longer than many a test."""
+"""The worker's variables, read once: reading them takes longer than most tests."""
 _numbers = itertools.count()
 
-# There are no translations. To look for them takes half of the time of making a parser.
+# Argparse looks for translations, which do not exist. This takes half of the time of a parser.
 os.environ["LANGUAGE"] = "C"
 
-# How long an example takes depends on the machine, and on what else runs there.
+# The duration of an example depends on the machine and its load, so it has no limit.
 settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -137,7 +136,7 @@ class Database(NamedTuple):
 
     @property
     def earliest(self) -> str:
-        """The earliest time that a sample can have. A hypertable takes no infinite time."""
+        """The earliest time of a sample. A hypertable cannot have an infinite time."""
         return "1970-01-01" if self.is_hypertable else "-infinity"
 
     def rows(self, query: str, *parameters: object) -> list[dict[str, Any]]:
@@ -153,7 +152,10 @@ class Database(NamedTuple):
         return rows
 
     def move_samples(self, time: str, where: str) -> None:
-        """Move samples to another time, an SQL expression. In a hypertable, UPDATE cannot."""
+        """Move samples to another time. Time and condition are SQL expressions.
+
+        In a hypertable, UPDATE cannot move a row to another chunk.
+        """
         self.rows(
             f"WITH moved AS (DELETE FROM system_metrics WHERE {where} RETURNING *)"
             " INSERT INTO system_metrics (time, metric_name, service, tags, value)"
@@ -161,7 +163,7 @@ class Database(NamedTuple):
         )
 
     def compress(self) -> None:
-        """Compress the chunks that the platform's policy would compress, if there are any."""
+        """Compress the chunks of a hypertable that the platform's policy would compress."""
         if self.is_hypertable:
             compress_chunks(self.url)
 
@@ -170,33 +172,33 @@ class Database(NamedTuple):
         return next(iter(self.rows(query, *parameters)[0].values()))
 
     def health(self) -> dict[str, dict[str, Any]]:
-        """Return service_health by service."""
+        """Return the rows of service_health by service."""
         return {row["service"]: row for row in self.rows("SELECT * FROM service_health")}
 
     def alerts(self) -> list[dict[str, Any]]:
-        """Return the system's alerts, oldest first."""
+        """Return the system alerts, oldest first."""
         return self.rows("SELECT * FROM fleet_alert WHERE tenant_id = '__system__' ORDER BY id")
 
     def samples(self) -> dict[tuple[str, str], float]:
-        """Return the value of each series, by service and metric, without the worker's own figures.
+        """Return the value of each series, by service and metric.
 
-        A series with two samples fails the test.
+        Self-metrics and latencies are left out. Fails if a series has two samples.
         """
         rows = self.rows(
             "SELECT * FROM system_metrics"
             " WHERE service <> 'ops_worker' AND metric_name <> 'probe_latency_ms'"
         )
-        found = {(row["service"], row["metric_name"]): row["value"] for row in rows}
-        assert len(found) == len(rows), "a series stands there twice"
-        return found
+        values = {(row["service"], row["metric_name"]): row["value"] for row in rows}
+        assert len(values) == len(rows), "a series has two samples"
+        return values
 
     def create_ledger(self) -> None:
-        """Create the tables of the ledger, so that no pass does it."""
+        """Create the tables of the ledger and of blind passes, so that no pass creates them."""
         with contextlib.closing(Store({"conninfo": self.url})) as store:
             store.create((*LEDGER_TABLES, DOUBT_TABLE))
 
     def as_user(self, user: str, password: str = "x") -> str:
-        """Return the URL for another login."""
+        """Return the URL with another login."""
         parts = urlsplit(self.url)
         return urlunsplit(
             parts._replace(netloc=f"{user}:{password}@{parts.netloc.rpartition('@')[2]}")
@@ -204,7 +206,7 @@ class Database(NamedTuple):
 
 
 class Process(subprocess.Popen[str]):
-    """A process that a test which fails does not wait for."""
+    """A process that is killed if its test fails, so that the test does not wait for it."""
 
     def __exit__(
         self,
@@ -222,7 +224,7 @@ Running = Process | Fork
 
 
 class Worker:
-    """Runs ``ops-worker`` as a process that has only the given ones of the worker's variables.
+    """Runs ``ops-worker`` as a process, in a folder and with exactly these variables.
 
     With a server of forks, the process begins after the imports.
     """
@@ -235,8 +237,8 @@ class Worker:
         self.forks = forks
 
     def start(self, *arguments: str, **env: str) -> Running:
-        """Start it and do not wait."""
-        if self.forks and self.forks.suits(self.env | env):
+        """Start a command and do not wait."""
+        if self.forks and self.forks.can_fork(self.env | env):
             return self.forks.fork([*arguments], self.env | env, self.folder)
         command = [sys.executable, "-m", "ops_worker", *arguments]
         return Process(
@@ -250,17 +252,17 @@ class Worker:
         )
 
     def __call__(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run it to its end."""
+        """Run a command to its end; return its output and exit code."""
         with self.start(*arguments, **env) as process:
             out, err = process.communicate(timeout=60)
         return subprocess.CompletedProcess(arguments, process.wait(), out, err)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests of a plain table if there is a hypertable, and order the tests.
+    """Skip the tests of a plain table if system_metrics is a hypertable, and order the tests.
 
-    Raises UsageError if a test is not of exactly one tier. Else `make unit` and `make lowest` would
-    leave it out, or a test without a server would start one.
+    Raises UsageError if a test does not have exactly one tier. Otherwise `make unit` and
+    `make lowest` could leave it out, or a test without a server could start a server.
     """
     for item in items:
         if len(TIERS & {mark.name for mark in item.iter_markers()}) != 1:
@@ -275,7 +277,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _pause_coverage(items: list[pytest.Item]) -> None:
-    """Do not measure the coverage of tests outside ``COVERING``: it doubles their CPU time."""
+    """Measure the coverage of the tests in ``COVERING`` only: measuring doubles the CPU time."""
     tests = Path(__file__).parent
     covering = [tests / name for name in COVERING]
     for item in items:
@@ -284,19 +286,20 @@ def _pause_coverage(items: list[pytest.Item]) -> None:
 
 
 def _distribute(items: list[pytest.Item]) -> None:
-    """Let half of the processes of pytest-xdist begin with what waits, the others with what works.
+    """Order the tests for the processes of pytest-xdist: half of them begin with tests that wait.
 
-    The distribution ``worksteal`` gives each process an equal part of the list, in order, and a
-    process without work takes from the end of another one's part. Two lanes that wait leave the CPU
-    to the others. Slow tests at the end would leave it to nobody.
+    The distribution ``worksteal`` gives each process an equal part of the list, in order. A process
+    without work takes tests from the end of another part. While tests wait, the CPU is free for the
+    processes that begin with slow tests. If slow tests were at the end, other processes would have
+    nothing to do meanwhile.
     """
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
     if processes < 2:
         return
     tests = Path(__file__).parent
-    waits = [tests / name for name in WAITING]
-    waiting = [item for item in items if item.path in waits]
-    others = [item for item in items if item.path not in waits]
+    waiting_files = {tests / name for name in WAITING}
+    waiting = [item for item in items if item.path in waiting_files]
+    others = [item for item in items if item.path not in waiting_files]
     slow = [item for item in others if item.get_closest_marker("acceptance")]
     fast = [item for item in others if not item.get_closest_marker("acceptance")]
     lanes = processes // 2
@@ -312,7 +315,7 @@ def _distribute(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave the items and modules out of every later garbage collection: they stay to the end."""
+    """Exclude items and modules from later garbage collections: they exist until the end."""
     gc.collect()
     gc.freeze()
 
@@ -326,13 +329,11 @@ def scrub(env: pytest.MonkeyPatch, folder: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def _scrubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No test sees the worker's variables of the person who runs it, nor a .env file."""
+    """Hide the worker's variables and the .env file of the person who runs the tests."""
     scrub(monkeypatch, tmp_path)
     yield
-    for name in (
-        "ops_worker",
-        "psycopg",
-    ):  # a command that was run in this process has set up its log
+    # A command that ran in this process has configured its log.
+    for name in ("ops_worker", "psycopg"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
@@ -341,7 +342,7 @@ def _scrubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
 
 @pytest.fixture(scope="session", autouse=True)
 def _templates_compiled_once() -> Iterator[None]:
-    """Compile the templates of the page once for all pages: it takes 120 ms of CPU time."""
+    """Compile the templates of `report` once for all tests: this takes 120 ms of CPU time."""
     html = sys.modules.get("ops_worker.adapters.html")
     with pytest.MonkeyPatch.context() as patch:
         if html is not None:
@@ -352,23 +353,23 @@ def _templates_compiled_once() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Postgres]:
     """A PostgreSQL that a test may stop, freeze and copy."""
-    with Postgres(folder=memory_folder()) as running:
-        yield running
+    with Postgres(folder=memory_folder()) as postgres:
+        yield postgres
 
 
 @pytest.fixture(scope="session")
 def dsn(request: pytest.FixtureRequest) -> str:
-    """The server on which databases are created: that of OPS_TEST_DSN, or the embedded one.
+    """The URL of the server on which databases are created.
 
-    OPS_TEST_DSN has to name a superuser.
+    It is OPS_TEST_DSN, which has to name a superuser, or the embedded server.
     """
-    given = os.environ.get("OPS_TEST_DSN")
-    return given or str(request.getfixturevalue("server").url())
+    url = os.environ.get("OPS_TEST_DSN")
+    return url or str(request.getfixturevalue("server").url())
 
 
 @pytest.fixture(scope="session")
 def template(dsn: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A database with the platform's tables, to be copied for each test."""
+    """The name of a database with the platform's tables. It is copied for each test."""
     if TIMESCALE:
         yield str(request.getfixturevalue("hypertable_template"))
         return
@@ -377,7 +378,7 @@ def template(dsn: str, request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def hypertable_template(dsn: str) -> Iterator[str]:
-    """The same, with system_metrics as a hypertable of TimescaleDB."""
+    """Like ``template``, with system_metrics as a hypertable of TimescaleDB."""
     with psycopg.connect(dsn) as connection:
         available = "SELECT FROM pg_available_extensions WHERE name = 'timescaledb'"
         if not connection.execute(available).fetchall():
@@ -387,67 +388,67 @@ def hypertable_template(dsn: str) -> Iterator[str]:
 
 @pytest.fixture
 def empty(dsn: str) -> Iterator[Database]:
-    """A database with nothing in it."""
+    """An empty database."""
     yield from copy_of(dsn, PRISTINE)
 
 
 @pytest.fixture
 def database(dsn: str, template: str) -> Iterator[Database]:
-    """A database of the test's own, with the platform's tables and a small fleet."""
+    """A database for one test, with the platform's tables and a small fleet."""
     yield from copy_of(dsn, template, is_hypertable=TIMESCALE)
 
 
 @pytest.fixture
 def hypertable(dsn: str, hypertable_template: str) -> Iterator[Database]:
-    """The same, with system_metrics as a hypertable of TimescaleDB."""
+    """Like ``database``, with system_metrics as a hypertable of TimescaleDB."""
     yield from copy_of(dsn, hypertable_template, is_hypertable=True)
 
 
 @pytest.fixture
 def look(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database) -> Iterator[Looks]:
-    """Passes of the past, on a database of the test's own, which the settings name."""
+    """Runs passes in the past on ``database``. The settings name this database."""
     with contextlib.closing(Looks(monkeypatch, tmp_path, database)) as looks:
         yield looks
 
 
 @pytest.fixture
 def another(dsn: str, template: str) -> Iterator[Database]:
-    """A second one beside it."""
+    """A second database like ``database``."""
     yield from copy_of(dsn, template, is_hypertable=TIMESCALE)
 
 
 @pytest.fixture
 def stubs() -> Iterator[Stubs]:
-    """The platform's services, all well."""
-    with Stubs() as running:
-        yield running
+    """The platform's services. All are healthy."""
+    with Stubs() as services:
+        yield services
 
 
 @pytest.fixture(scope="session")
 def forks() -> Iterator[ForkServer | None]:
-    """The server of the worker's processes; none where each is an interpreter of its own."""
+    """The server of forks; None if each process of the worker is an interpreter of its own."""
     if os.environ.get("OPS_TEST_FULL") or sys.platform != "linux":
         yield None
         return
-    with ForkServer(_bare()) as running:
-        yield running
+    with ForkServer(_bare()) as fork_server:
+        yield fork_server
 
 
 @pytest.fixture
 def worker(tmp_path: Path, database: Database, stubs: Stubs, forks: ForkServer | None) -> Worker:
-    """The worker, told of the test's database and services."""
+    """The worker, with the test's database and services in its variables."""
     return Worker(tmp_path, _bare() | stubs.env | {"DATABASE_URL": database.url}, forks)
 
 
 def _bare() -> dict[str, str]:
-    """Return the environment of a process that starts as the image does."""
-    kept = {"PATH", "HOME", "LANG", "COVERAGE_PROCESS_START"}
-    bare = {name: value for name, value in os.environ.items() if name in kept}
+    """Return the environment of a process of the worker, without the worker's variables."""
+    names = {"PATH", "HOME", "LANG", "COVERAGE_PROCESS_START"}
+    bare = {name: value for name, value in os.environ.items() if name in names}
     return bare | {"PYTHONPATH": AS_IN_THE_IMAGE}
 
 
 def template_of(dsn: str, name: str, fill: Callable[[str], None]) -> Iterator[str]:
-    """Create a database, fill it by a function of its URL, and yield its name, to be copied."""
+    """Create a template database and yield its name. ``fill`` gets its URL, and fills it."""
     name = f"ops_template_{name}_{os.getpid()}"
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {PRISTINE}")
@@ -462,20 +463,21 @@ def copy_of(dsn: str, template: str, *, is_hypertable: bool = False) -> Iterator
     """Copy a database, yield the copy, and drop it."""
     name = f"ops_test_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(dsn, autocommit=True) as connection:
-        how = _copied_as_files(connection.info.server_version)
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {how}")
+        strategy = _copy_strategy(connection.info.server_version)
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {strategy}")
         with contextlib.closing(Session(_on(dsn, name))) as session:
             yield Database(_on(dsn, name), is_hypertable, session)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def _copied_as_files(server_version: int) -> str:
-    """Return the option of CREATE DATABASE by which PostgreSQL copies files and writes no log.
+def _copy_strategy(server_version: int) -> str:
+    """Return the option of CREATE DATABASE to copy files, without writing them to the WAL.
 
-    PostgreSQL 14 does not know the option: it always copies files.
+    PostgreSQL 14 has no such option: it always copies files.
     """
     return "STRATEGY FILE_COPY" if server_version >= 150000 else ""
 
 
 def _on(dsn: str, name: str) -> str:
+    """Return the URL of a database of the server."""
     return urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))

@@ -1,10 +1,10 @@
-"""`make render`: the Grafana dashboard, from its panels here and their SQL beside it.
+"""`make render`: build the Grafana dashboard from its panels here and the SQL of its folder.
 
     python -m tests.dashboard            writes k8s/components/dashboard/dashboard.json
-    python -m tests.dashboard --check    exits with 4 if that file is out of date
+    python -m tests.dashboard --check    exits with 4 if this file is out of date
 
-The dashboard is plain JSON, so its builder is plain Python. What it builds is checked with the
-models of Grafana's foundation SDK (tests/test_dashboard.py).
+The dashboard is plain JSON, so its builder is plain Python. tests/test_dashboard.py checks the
+result with the models of Grafana's foundation SDK.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ FILE = FOLDER / "dashboard.json"
 UID = "ops-worker"
 """The id of the dashboard. An import with the same id replaces the older version."""
 SCHEMA_VERSION = 41
-"""The version of Grafana's format: that of Grafana 11.6 and 12. A newer Grafana migrates it."""
+"""The version of the format of Grafana 11.6 and 12. A newer Grafana converts it."""
 PLUGIN = "grafana-postgresql-datasource"
+"""The type of the data source: PostgreSQL."""
 DATASOURCE = {"type": PLUGIN, "uid": "${datasource}"}
-"""The PostgreSQL data source that is chosen at the top of the dashboard."""
+"""The data source of the panels. A person chooses it at the top of the dashboard."""
 GREY = "#8e8e8e"
 """The colour of all unknown states."""
 COLOURS = {
@@ -36,42 +37,50 @@ COLOURS = {
 }
 """The colour of each state. A word that is not listed is grey, too."""
 JOIN_MS = 180_000
-"""Milliseconds without a value that a line may cross: three periods of a minute."""
+"""The longest gap that the line of a chart crosses, in milliseconds: three periods of a minute."""
 MIN_INTERVAL = "1m"
 """The shortest bucket of a chart: the period of the CronJobs."""
 SECONDS, SHARE = {"unit": "s"}, {"unit": "percentunit"}
 OWN = "'healthy', 'probe_latency_ms', 'certificate_days_left'"
-"""Metrics that are no figures. The self-metrics have the service ops_worker."""
+"""Metrics that the worker records of services, and that are not figures, as SQL.
+
+The self-metrics are not here: their service is ops_worker.
+"""
 
 Json = dict[str, Any]
 
 
 def statement(name: str) -> str:
-    """Return the SQL of a file beside the dashboard."""
+    """Return the SQL of a file in the folder of the dashboard."""
     return (FOLDER / "sql" / f"{name}.sql").read_text(encoding="utf-8").strip()
 
 
 def series(where: str, name: str, value: str) -> str:
-    """Return the SQL of a chart: rows ``where``, lines of a ``name``, a ``value`` per bucket."""
-    text = statement("series")
-    for word, expression in (("@where", where), ("@name", name), ("@value", value)):
-        text = text.replace(word, expression)
-    return text
+    """Return the SQL of a chart.
+
+    ``where`` selects the rows, ``name`` is the name of a line, and ``value`` its value of a bucket.
+    All are SQL expressions.
+    """
+    sql = statement("series")
+    for placeholder, expression in (("@where", where), ("@name", name), ("@value", value)):
+        sql = sql.replace(placeholder, expression)
+    return sql
 
 
 MEAN = "sum(total) / sum(samples)"
 HIGHEST = "max(most)"
 OF_PASS = "concat_ws(' ', s.tags ->> 'installation', s.tags ->> 'pass', s.tags ->> 'shard')"
-OF_SERVICE = (
-    "concat_ws(' ', s.service, CASE WHEN s.tags <> '{}'::jsonb THEN s.tags::text END)"  # one line
-)
+OF_SERVICE = "concat_ws(' ', s.service, CASE WHEN s.tags <> '{}'::jsonb THEN s.tags::text END)"
 
 
 def _panel(
-    kind: str, title: str, question: str, place: tuple[int, int, int, int], sql: str
+    kind: str, title: str, question: str, position: tuple[int, int, int, int], sql: str
 ) -> Json:
-    """Return a panel: its type, title, description, place (x, y, width, height) and statement."""
-    x, y, width, height = place
+    """Return a panel of a type. ``question`` is its description.
+
+    ``position`` is x, y, width and height, in cells of Grafana's grid of 24 columns.
+    """
+    x, y, width, height = position
     is_chart = kind == "timeseries"
     return {
         "type": kind,
@@ -94,12 +103,12 @@ def _panel(
 
 
 def _grey_base() -> Json:
-    """Return thresholds without green: a value that no mapping names is grey."""
+    """Return thresholds by which a value without a mapping is grey, and not green."""
     return {"mode": "absolute", "steps": [{"color": GREY, "value": None}]}
 
 
 def _mappings(colours: dict[str, str]) -> list[Json]:
-    """Return the colour of each word."""
+    """Return the mappings of words to colours."""
     options = {
         word: {"color": colour, "index": index}
         for index, (word, colour) in enumerate(colours.items())
@@ -108,7 +117,10 @@ def _mappings(colours: dict[str, str]) -> list[Json]:
 
 
 def _override(column: str, **properties: Any) -> Json:
-    """Return what is different in a column of a table."""
+    """Return the properties of a column of a table.
+
+    In the name of a property, two underscores stand for a dot.
+    """
     return {
         "matcher": {"id": "byName", "options": column},
         "properties": [
@@ -118,7 +130,7 @@ def _override(column: str, **properties: Any) -> Json:
 
 
 def _coloured(column: str, colours: dict[str, str]) -> Json:
-    """Return a column whose cells have the colour of their word."""
+    """Return the override of a column whose cells have the colour of their word."""
     return _override(
         column,
         mappings=_mappings(colours),
@@ -127,7 +139,10 @@ def _coloured(column: str, colours: dict[str, str]) -> Json:
 
 
 def _table(panel: Json, *overrides: Json) -> Json:
-    """Return a table: a cell without a value is a dash, and no colour is a default."""
+    """Return a panel as a table. A cell without a value has a dash, and no cell has a colour.
+
+    ``overrides`` change this for a column.
+    """
     return panel | {
         "fieldConfig": {
             "defaults": {
@@ -143,7 +158,10 @@ def _table(panel: Json, *overrides: Json) -> Json:
 
 
 def _chart(panel: Json, unit: str, style: str = "line") -> Json:
-    """Return a chart with a line, or points, for each series. A line crosses no gap."""
+    """Return a panel as a chart with a line, or points, for each series.
+
+    A line crosses gaps up to JOIN_MS.
+    """
     return panel | {
         "interval": MIN_INTERVAL,
         "fieldConfig": {
@@ -339,14 +357,14 @@ def _figures() -> Json:
 
 
 def _variable(name: str, label: str, sql: str) -> Json:
-    """Return a variable with a choice of values that a statement returns; all are chosen."""
+    """Return a variable whose values a statement returns. By default, all are chosen."""
     return {
         "type": "query",
         "name": name,
         "label": label,
         "datasource": DATASOURCE,
         "query": sql,
-        "refresh": 2,  # when the period changes
+        "refresh": 2,  # read the values again when the period changes
         "multi": True,
         "includeAll": True,
         "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
@@ -392,10 +410,15 @@ def _variables() -> list[Json]:
 
 def dashboard() -> Json:
     """Return the dashboard."""
-    title = {"type": "row", "title": "Figures", "collapsed": False, "panels": []}
-    title["gridPos"] = {"x": 0, "y": 41, "w": 24, "h": 1}
-    panels = [_services(), _alerts(), _states(), _availability(), _passes(), *_charts(), title]
-    panels.append(_figures())
+    heading = {
+        "type": "row",
+        "title": "Figures",
+        "collapsed": False,
+        "panels": [],
+        "gridPos": {"x": 0, "y": 41, "w": 24, "h": 1},
+    }
+    panels = [_services(), _alerts(), _states(), _availability(), _passes()]
+    panels += [*_charts(), heading, _figures()]
     return {
         "uid": UID,
         "title": "ops-worker",
@@ -419,12 +442,12 @@ def text() -> str:
 
 
 def is_current() -> bool:
-    """Return whether the file equals the output of the builder."""
+    """Return whether the file is up to date."""
     return FILE.is_file() and FILE.read_text(encoding="utf-8") == text()
 
 
 def run() -> int:
-    """Write the file; with --check, compare it."""
+    """Write the file, or compare it with --check; return the exit code."""
     parser = argparse.ArgumentParser(prog="dashboard")
     parser.add_argument("--check", action="store_true")
     name = FILE.relative_to(FOLDER.parent.parent.parent)

@@ -1,13 +1,14 @@
-"""``make run``: the demo. It runs both passes three times; a service goes down and returns.
+"""``make run``: the demo. It runs two passes three times. A service goes down and comes back.
 
 By default, the demo starts its own PostgreSQL and services, and removes them at its end. Only
-report.html stays. It uses no settings from the environment or from .env, and prints what it leaves
-out.
-With DATABASE_URL in the environment or in .env, the demo only runs both passes, on that database
-and with the settings there.
+report.html remains. It uses no settings from the environment or from .env, and prints the names of
+those that it ignores.
 
-SIGINT, SIGTERM and SIGHUP end the demo between two steps, so that it can clean up. A command of
-the worker that is running gets SIGTERM. The exit code is 128 plus the number of the signal.
+With DATABASE_URL in the environment or in .env, the demo only runs the two passes, on that database
+and with those settings.
+
+SIGINT, SIGTERM and SIGHUP end the demo between two steps, so that it can clean up. A running
+command of the worker gets SIGTERM. The exit code is 128 plus the number of the signal.
 """
 
 from __future__ import annotations
@@ -35,36 +36,40 @@ SAMPLES = """SELECT service, metric_name, array_agg(value ORDER BY time) AS valu
              FROM system_metrics WHERE service <> 'ops_worker' GROUP BY 1, 2 ORDER BY 1, 2"""
 FIRST = """SELECT min(time) FROM system_metrics
            WHERE service = 'ops_worker' AND tags ->> 'pass' = 'metrics'"""
+"""The time of the first metrics pass."""
 PAGE = "report.html"
 
 
-class Interrupted(Exception):  # noqa: N818 - it is no error
+class Interrupted(Exception):  # noqa: N818 - it is not an error
     """A signal asked the demo to end."""
 
 
 class Steps:
-    """Runs commands of the worker one after the other, until a signal arrives."""
+    """Runs commands of the worker one after the other, until a signal arrives.
+
+    ``signal`` is the number of the first signal; 0 before.
+    """
 
     def __init__(self) -> None:
         """Handle the signals."""
         self.signal = 0
         self._running: subprocess.Popen[bytes] | None = None
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._heed)
+            signal.signal(number, self._handle)
 
     def worker(
         self, *arguments: str, folder: Path | None = None, env: Mapping[str, str] | None = None
     ) -> int:
-        """Run one command as a process of its own, as a CronJob does; return its exit code.
+        """Run a command in its own process, as a CronJob does; return its exit code.
 
-        Raise Interrupted if a signal arrived.
+        Raises Interrupted if a signal arrived.
         """
         self.check()
         print(f"\n$ ops-worker {' '.join(arguments)}", flush=True)
         command = [sys.executable, "-m", "ops_worker", *arguments]
-        # In a process group of its own, so that Ctrl-C signals only this process.
+        # It has its own process group, so that Ctrl-C signals only the demo.
         with subprocess.Popen(command, cwd=folder, env=env, process_group=0) as self._running:
-            if self.signal:  # it arrived while the command started
+            if self.signal:  # the signal arrived while the command started
                 self._running.terminate()
             code = self._running.wait()
         self._running = None
@@ -76,7 +81,8 @@ class Steps:
         if self.signal:
             raise Interrupted
 
-    def _heed(self, number: int, _: FrameType | None) -> None:
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        """Record a signal, and end the running command."""
         self.signal = self.signal or number
         if self._running is not None:
             self._running.terminate()
@@ -100,31 +106,33 @@ def main() -> int:
 
 
 def demo(steps: Steps) -> int:
-    """Run both passes on the user's database, or the tour on a database of the demo.
+    """Run two passes on the user's database, or the tour on a database of the demo.
 
-    Raise Interrupted if a signal arrived.
+    Return the exit code of the first command that failed. Raises Interrupted if a signal arrived.
     """
     from ops_worker.errors import SettingsError
     from ops_worker.settings import read_variables
     from ops_worker.variables import variables
 
     try:
-        given = read_variables()
+        given_variables = read_variables()
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    if given.get("DATABASE_URL"):
+    if given_variables.get("DATABASE_URL"):
         return steps.worker("health", "--output", "table") or steps.worker(
             "metrics", "--output", "table"
         )
     names = {name for variable in variables() for name in variable.names}
-    outside = {name for name in os.environ if name in names - {"HOSTNAME"} or name.startswith("PG")}
-    for name in outside:
+    names.discard("HOSTNAME")  # every container has it
+    ignored = sorted(name for name in os.environ if name in names or name.startswith("PG"))
+    for name in ignored:
         os.environ.pop(name)
-    left = [*([".env"] if Path(".env").exists() else []), *sorted(outside)]
-    if left:
+    if Path(".env").exists():
+        ignored.insert(0, ".env")
+    if ignored:
         print(
-            f"Not used by the demo, which has settings of its own: {', '.join(left)}. "
+            f"Not used by the demo, which has settings of its own: {', '.join(ignored)}. "
             "With DATABASE_URL it runs on yours."
         )
     with tempfile.TemporaryDirectory(prefix="ops-worker-demo-") as folder:
@@ -132,7 +140,10 @@ def demo(steps: Steps) -> int:
 
 
 def tour(steps: Steps, folder: Path) -> int:
-    """Run the whole demo. The worker runs in ``folder``, and writes its files there."""
+    """Run the whole demo; return the exit code of the first command that failed.
+
+    The worker runs in ``folder``, and writes its files there.
+    """
     from tests.postgres import Postgres, load_platform
     from tests.seed_history import seed
     from tests.stubs import Stubs
@@ -165,8 +176,8 @@ def tour(steps: Steps, folder: Path) -> int:
         show(url, "service_health", HEALTH)
         show(url, "system_metrics, every value of these passes", SAMPLES)
         print("\n=== at a glance, with two hours of history put before it ===", flush=True)
-        ((first,),) = rows(url, FIRST)[1]
-        seed(url, until=first)
+        _, ((first_at,),) = rows(url, FIRST)
+        seed(url, until=first_at)
         # The rollup pass fills the ledger from that history.
         if code := worker("init-db") or worker("rollup"):
             return code
@@ -177,7 +188,7 @@ def tour(steps: Steps, folder: Path) -> int:
 
 
 def rows(url: str, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Return the names of a query's columns, and its rows."""
+    """Return the names of the columns of a query, and its rows."""
     import psycopg
 
     with psycopg.connect(url) as connection:
@@ -186,19 +197,16 @@ def rows(url: str, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
 
 
 def show(url: str, title: str, query: str) -> None:
-    """Print the rows of a query."""
-    head, found = rows(url, query)
-    lines = [head, *(["-" if value is None else str(value) for value in row] for row in found)]
+    """Print the rows of a query as a table."""
+    head, values = rows(url, query)
+    lines = [head]
+    lines += [["-" if value is None else str(value) for value in row] for row in values]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     print(f"\n{title}:")
     for line in lines:
-        print(
-            "  "
-            + "  ".join(
-                cell.ljust(width) for cell, width in zip(line, widths, strict=True)
-            ).rstrip()
-        )
-    if not found:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        print("  " + "  ".join(cells).rstrip())
+    if not values:
         print("  (no rows)")
     sys.stdout.flush()
 

@@ -1,9 +1,9 @@
-"""Processes of ``ops-worker`` that begin where its modules are imported: forks of a server.
+"""Start processes of ``ops-worker`` as forks of a server that has already imported its modules.
 
-The imports are most of the CPU time of a pass, and the tests start hundreds of them. A fork has a
-process id, an environment, a folder, streams, signals and an exit code of its own, as a process
-that the interpreter starts. Only what happens before ``run`` is shared. A test of that starts an
-interpreter of its own, and ``OPS_TEST_FULL=1`` makes every process one.
+The imports are most of the CPU time of a pass, and the tests start hundreds of passes. Like any
+process, a fork has its own process id, environment, folder, streams, signals and exit code. Only
+the steps before ``run`` are shared. A test of these steps starts an interpreter. With
+``OPS_TEST_FULL=1``, every process is an interpreter.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 AT_START = ("PYTHON", "LANG", "LC_", "OPENSSL", "MALLOC", "LD_")
-"""How the names of variables begin that are read before ``run``."""
+"""The beginnings of the names of variables that are read before ``run``."""
 IMPORTED = (
     "dotenv.main",
     "ops_worker.__main__",
@@ -52,7 +52,7 @@ IMPORTED = (
     "ops_worker.process",
     "ops_worker.settings",
 )
-"""What the server imports, with all that these import."""
+"""The modules that the server imports. They import all others."""
 
 
 class Fork:
@@ -64,15 +64,15 @@ class Fork:
         self.args = arguments
         self.returncode: int | None = None
         self._reading = threading.Lock()
-        self._report, theirs = socket.socketpair()
-        out, their_out = os.pipe()
-        err, their_err = os.pipe()
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        given = [nothing, their_out, their_err, theirs.detach()]
+        self._report, report_of_fork = socket.socketpair()
+        out, out_of_fork = os.pipe()
+        err, err_of_fork = os.pipe()
+        empty_input = os.open(os.devnull, os.O_RDONLY)
+        sent = [empty_input, out_of_fork, err_of_fork, report_of_fork.detach()]
         try:
-            socket.send_fds(control, [b"f"], given)
+            socket.send_fds(control, [b"f"], sent)
         finally:
-            for descriptor in given:
+            for descriptor in sent:
                 os.close(descriptor)
         self.stdout = os.fdopen(out, encoding="utf-8")
         self.stderr = os.fdopen(err, encoding="utf-8")
@@ -82,19 +82,23 @@ class Fork:
         self.pid = self._number()
 
     def _number(self) -> int:
+        """Read the next number that the server reports: the process id, then the exit code."""
         line = self._lines.readline()
         if not line:
             raise RuntimeError("the server of the forks has ended")
         return int(line)
 
     def poll(self) -> int | None:
-        """Return the exit code as ``Popen`` does, or None while the process runs."""
+        """Return the exit code, or None while the process runs."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self.wait(0)
         return None
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end of the process, and return its exit code."""
+        """Wait for the end of the process, and return its exit code.
+
+        Raises TimeoutExpired after ``timeout`` seconds.
+        """
         if self.returncode is None:
             if not select.select([self._report], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(self.args, timeout or 0)
@@ -106,7 +110,10 @@ class Fork:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Read both streams to their ends, wait for the process, and return what it wrote."""
+        """Return the whole standard output and standard error, and wait for the process.
+
+        Kills the process and raises TimeoutExpired if they do not end within ``timeout`` seconds.
+        """
         end = None if timeout is None else time.monotonic() + timeout
         with ThreadPoolExecutor(2) as readers:
             out = readers.submit(_rest, self.stdout)
@@ -114,7 +121,7 @@ class Fork:
             try:
                 texts = out.result(_left(end)), err.result(_left(end))
             except TimeoutError:
-                self.kill()  # or the readers would never end
+                self.kill()  # otherwise the readers would not end
                 raise subprocess.TimeoutExpired(self.args, timeout or 0) from None
         self._close()
         self.wait(_left(end))
@@ -135,6 +142,7 @@ class Fork:
         self.send_signal(signal.SIGTERM)
 
     def _close(self) -> None:
+        """Close the streams of the process."""
         for stream in (self.stdout, self.stderr):
             stream.close()
 
@@ -147,7 +155,7 @@ class Fork:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Wait for the process. A test that failed does not wait, but kills it."""
+        """Wait for the process. After an exception, kill it first."""
         if kind is not None:
             self.kill()
         self._close()
@@ -155,10 +163,12 @@ class Fork:
 
 
 def _rest(stream: TextIO) -> str:
+    """Return the text of a stream up to its end."""
     return "" if stream.closed else stream.read()
 
 
 def _left(end: float | None) -> float | None:
+    """Return the seconds until a moment of the monotonic clock; None without a moment."""
     return None if end is None else max(0.0, end - time.monotonic())
 
 
@@ -166,25 +176,29 @@ class ForkServer:
     """A process that has imported the worker and forks itself. Use it as a context manager."""
 
     def __init__(self, env: Mapping[str, str], within: Sequence[str] = ()) -> None:
-        """Start it; ``within`` is a command that runs another one somewhere else."""
+        """Start the server. ``within`` is a command that runs it, for example in a namespace."""
         self._at_start = _at_start(env)
-        self._control, theirs = socket.socketpair()
-        with theirs:
-            command = [*within, sys.executable, "-P", __file__, str(theirs.fileno())]
+        self._control, control_of_server = socket.socketpair()
+        with control_of_server:
+            descriptor = control_of_server.fileno()
+            command = [*within, sys.executable, "-P", __file__, str(descriptor)]
             self._process = subprocess.Popen(
                 command,
                 env=dict(env),
-                pass_fds=[theirs.fileno()],
+                pass_fds=[descriptor],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
 
-    def suits(self, env: Mapping[str, str]) -> bool:
-        """Return whether a process in this environment begins as the server did."""
+    def can_fork(self, env: Mapping[str, str]) -> bool:
+        """Return whether a fork can have this environment.
+
+        It can if the variables that are read before ``run`` are those of the server.
+        """
         return _at_start(env) == self._at_start
 
     def fork(self, arguments: list[str], env: Mapping[str, str], folder: Path) -> Fork:
-        """Start ``ops-worker`` with these arguments, in this environment and this folder."""
+        """Start ``ops-worker`` with these arguments, in this environment and folder."""
         return Fork(self._control, arguments, env, folder)
 
     def __enter__(self) -> Self:
@@ -196,11 +210,12 @@ class ForkServer:
 
 
 def _at_start(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that are read before ``run``."""
     return {name: value for name, value in env.items() if name.startswith(AT_START)}
 
 
 def serve(control: socket.socket) -> None:
-    """Fork a guardian for each request, until the tests close their end."""
+    """Fork a guardian for each request, until the tests close their end of the socket."""
     for name in IMPORTED:
         import_module(name)
     while True:
@@ -218,7 +233,7 @@ def serve(control: socket.socket) -> None:
 
 
 def _guard(descriptors: list[int]) -> None:
-    """Fork the worker; report its process id, and its exit code when it has ended."""
+    """Fork the worker; report its process id, and its exit code after its end."""
     *streams, report = descriptors
     with socket.socket(fileno=report) as client:
         with client.makefile("r", encoding="utf-8") as lines:
@@ -229,7 +244,7 @@ def _guard(descriptors: list[int]) -> None:
             _become_worker(request, streams)
         for descriptor in streams:
             os.close(descriptor)
-        with contextlib.suppress(BrokenPipeError):  # the test has ended
+        with contextlib.suppress(BrokenPipeError):  # the test has already ended
             client.sendall(f"{pid}\n".encode())
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             client.sendall(f"{code}\n".encode())
@@ -237,7 +252,7 @@ def _guard(descriptors: list[int]) -> None:
 
 
 def _become_worker(request: dict[str, Any], streams: list[int]) -> None:
-    """Do what ``python -m ops_worker`` does from here on."""
+    """Run the worker as ``python -m ops_worker`` does after its imports."""
     main: Any = sys.modules["ops_worker.__main__"]
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
@@ -259,7 +274,10 @@ def _become_worker(request: dict[str, Any], streams: list[int]) -> None:
 
 
 def _writer(stream: TextIO, buffering: int) -> TextIO:
-    """Return a new stream in place of one: of a file or a terminal, other things are known."""
+    """Return a new text stream on the descriptor of a stream.
+
+    The old object has the properties of the server's stream, for example its buffering.
+    """
     return os.fdopen(
         stream.fileno(),
         "w",

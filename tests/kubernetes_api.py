@@ -20,10 +20,11 @@ ROOT = Path(__file__).parents[1]
 BATCH, CORE = "/apis/batch/v1/namespaces/ops", "/api/v1/namespaces/ops"
 APPS = "/apis/apps/v1/namespaces/ops"
 FORBIDDEN = (403, {"message": "pods is forbidden"})
+"""The answer to a request without permission."""
 
 
 def cronjob(name: str = "ops-worker-health", **status: object) -> dict[str, Any]:
-    """Return a CronJob as the API server does."""
+    """Return a CronJob as the API server returns it."""
     template = {
         "metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}},
         "spec": {"template": {"spec": {}}},
@@ -37,25 +38,21 @@ def cronjob(name: str = "ops-worker-health", **status: object) -> dict[str, Any]
 
 
 def pod(code: int | None = None, message: str = "", **status: object) -> dict[str, Any]:
-    """Return a pod; with an exit code, it has ended."""
-    state = (
-        {}
-        if code is None
-        else {
-            "terminated": {
-                "exitCode": code,
-                "message": message,
-                "finishedAt": "2026-03-01T12:00:02Z",
-            }
+    """Return a pod. With an exit code, the pod has ended."""
+    state = {}
+    if code is not None:
+        state["terminated"] = {
+            "exitCode": code,
+            "message": message,
+            "finishedAt": "2026-03-01T12:00:02Z",
         }
-    )
-    about = {
+    metadata = {
         "name": "a-pod",
         "creationTimestamp": "2026-03-01T12:00:00Z",
         "labels": {"batch.kubernetes.io/job-name": "a-job"},
     }
     return {
-        "metadata": about,
+        "metadata": metadata,
         "status": {"phase": "Pending", "containerStatuses": [{"state": state}]} | status,
     }
 
@@ -63,7 +60,7 @@ def pod(code: int | None = None, message: str = "", **status: object) -> dict[st
 def event(
     about: str, reason: str, message: str, *, at: str = "2026-03-01T12:00:10Z", warning: bool = True
 ) -> dict[str, Any]:
-    """Return an Event as kubelet and controllers write it; ``about`` is ``KIND/NAME``."""
+    """Return an Event as the kubelet and controllers write it. ``about`` is ``KIND/NAME``."""
     kind, _, name = about.partition("/")
     return {
         "metadata": {"name": f"{name}.17", "namespace": "ops", "creationTimestamp": at},
@@ -78,7 +75,10 @@ def event(
 
 
 def selected(body: Any, query: str) -> Any:
-    """Return a list with the objects that a field selector selects, as the API server does."""
+    """Return a list of objects, reduced to those that the field selector of a query selects.
+
+    Any other body is returned unchanged.
+    """
     (selector,) = parse_qs(query).get("fieldSelector", [""])
     if not selector or not isinstance(body, dict):
         return body
@@ -90,60 +90,69 @@ def selected(body: Any, query: str) -> Any:
 
 
 def _at(node: Any, path: str) -> Any:
+    """Return the value at a path such as ``involvedObject.name``; empty if there is none."""
     for key in path.split("."):
         node = node.get(key, {})
     return node
 
 
 class QuietServer(http.server.ThreadingHTTPServer):
-    """A server that does not print when a client leaves before its answer is written.
+    """A server that prints no traceback if a client closes the connection before its answer.
 
-    The traceback would go to the standard error of whichever test runs at that moment.
+    The traceback would be in the standard error of another test, which runs at that moment.
     """
 
     daemon_threads = True
     block_on_close = False
-    request_queue_size = 512  # a test may send all its requests at once
+    request_queue_size = 512  # a test may send many requests at once
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print the exception that a request raised, unless it means that the client left."""
+        """Print the exception of a request, unless the client closed the connection."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
 class ApiServer:
-    """Answer by method and path with status and body; a list holds one answer per request."""
+    """The server. Its answers are status and body, by method and path.
+
+    - ``answers``: an answer for all requests, or a list with one answer for each request. With
+      status 0, a request waits for ``closed``, at most 60 s.
+    - ``headers``: the headers of every answer.
+    - ``requests``: the method and path of each request, and its Authorization header or its body.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.answers: dict[str, Any] = {}
-        self.headers: dict[str, str] = {}  # of every answer
-        self.asked: list[tuple[str, str, Any]] = []
-        self.closed = threading.Event()  # requests without an answer wait for this
-        outer = self
+        self.headers: dict[str, str] = {}
+        self.requests: list[tuple[str, str, Any]] = []
+        self.closed = threading.Event()
+        api = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                outer.asked.append((self.command, self.path, self.headers.get("Authorization")))
+                api.requests.append((self.command, self.path, self.headers.get("Authorization")))
                 self._answer()
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.asked.append((self.command, self.path, body))
+                api.requests.append((self.command, self.path, body))
                 self._answer()
 
             def _answer(self) -> None:
-                found = outer.answers.get(
-                    f"{self.command} {self.path.partition('?')[0]}", (404, {"message": "not found"})
-                )
-                status, body = found.pop(0) if isinstance(found, list) else found
-                body = selected(body, urlsplit(self.path).query)
+                url = urlsplit(self.path)
+                not_found = (404, {"message": "not found"})
+                answer = api.answers.get(f"{self.command} {url.path}", not_found)
+                if isinstance(answer, list):
+                    answer = answer.pop(0)
+                status, body = answer
+                body = selected(body, url.query)
                 if status == 0:
-                    outer.closed.wait(60)
+                    api.closed.wait(60)
                 data = body.encode() if isinstance(body, str) else body
                 if not isinstance(data, bytes):
                     data = json.dumps(data).encode()
                 self.send_response(status or 200)
-                for name, value in outer.headers.items():
+                for name, value in api.headers.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
@@ -177,9 +186,9 @@ class ApiServer:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[ApiServer]:
-    """Run an API server with one CronJob, and a kubeconfig for it in a folder."""
-    running = ApiServer(folder)
-    running.answers |= {
+    """Run an API server with one CronJob. Its kubeconfig is in the folder."""
+    server = ApiServer(folder)
+    server.answers |= {
         f"GET {BATCH}/cronjobs": (200, {"items": [cronjob()]}),
         f"GET {BATCH}/cronjobs/ops-worker-health": (200, cronjob()),
         f"GET {BATCH}/jobs": (200, {"items": []}),
@@ -188,13 +197,13 @@ def serving(folder: Path) -> Iterator[ApiServer]:
         f"GET {APPS}/deployments": (200, {"items": []}),
         f"POST {BATCH}/jobs": (201, {"metadata": {"name": "a-job"}}),
     }
-    yield running
-    running.http.shutdown()
-    running.http.server_close()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
 
 
 def last_error_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the last line of standard error, which must contain no traceback."""
+    """Return the last line of standard error. Fails if it contains a traceback."""
     err = capsys.readouterr().err
     assert "Traceback" not in err
     return err.splitlines()[-1]

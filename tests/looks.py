@@ -1,4 +1,4 @@
-"""Run passes at times in the past, with given observations, to write histories for tests."""
+"""Run passes at times in the past, with chosen observations, to write histories for tests."""
 
 from __future__ import annotations
 
@@ -25,11 +25,17 @@ if TYPE_CHECKING:
 
 NO_BUILTIN = "builtin = false\n"
 START_S = -500_000.0
-"""Start of the histories, in seconds from now. It is so early that no pass is in the future."""
+"""The beginning of the histories, in seconds from the beginning of the test.
+
+It is so early that no pass of a test is in the future.
+"""
 
 
 class Looks:
-    """Runs passes at times in the past. A test gives their observations."""
+    """Runs passes at times in the past. The test chooses what they observe.
+
+    ``now`` is the moment at which the test began, in seconds of the monotonic clock.
+    """
 
     def __init__(self, env: pytest.MonkeyPatch, folder: Path, database: Database) -> None:
         self.env = env
@@ -45,7 +51,7 @@ class Looks:
         self.services("a", "b", "c")
 
     def services(self, *names: str) -> None:
-        """Monitor these services from now on."""
+        """Monitor these services in the next passes."""
         entries = [f'[services.{name}]\nurl = "http://127.0.0.1:1"\n' for name in names]
         (self.folder / "catalogue.toml").write_text(NO_BUILTIN + "\n".join(entries))
 
@@ -59,27 +65,28 @@ class Looks:
         url: str = "",
         dry_run: bool = False,
     ) -> Outcome:
-        """Run a pass that began ``second`` seconds after the start.
+        """Run a pass that began ``second`` seconds after the beginning of the history.
 
-        It probes only the services in ``states``.
+        ``states`` has the state of each service that the pass probes. ``url`` is the database of
+        the pass, if it is not the database of the test.
         """
         moment = self.now + START_S + second
 
         def observe(targets: Sequence[Target]) -> list[Observation]:
-            """Return the observations that the test gave."""
+            """Return an observation of each service in ``states``."""
             return [
                 observation(target, moment, states[target.name])
                 for target in targets
                 if target.name in states
             ]
 
-        loaded = self._settings()
-        connection: Mapping[str, str | int] = loaded.connection
+        pass_settings = self._settings()
+        connection: Mapping[str, str | int] = pass_settings.connection
         if url:
             connection = {"conninfo": url}
-        with self._store(connection, loaded.job_completion_index) as store:
+        with self._store(connection, pass_settings.job_completion_index) as store:
             context = Context(
-                settings=loaded,
+                settings=pass_settings,
                 observe=observe,
                 store=store,
                 clock=lambda: moment,
@@ -90,7 +97,10 @@ class Looks:
             return function_of(name)(context)
 
     def _settings(self) -> Settings:
-        """Return the settings. Load them only after a change: loading takes half of a pass."""
+        """Return the settings. Load them only after a change.
+
+        Loading takes half of the time of a pass.
+        """
         source = (dict(os.environ), (self.folder / "catalogue.toml").read_text())
         if self._loaded is None or self._loaded[0] != source:
             self._loaded = (source, settings.load())
@@ -98,7 +108,7 @@ class Looks:
 
     @contextlib.contextmanager
     def _store(self, connection: Mapping[str, str | int], shard: int) -> Iterator[Store]:
-        """Lend a connection. As in a loop, it stays open unless a pass fails."""
+        """Yield a connection. As in a loop, it stays open unless a pass fails."""
         key = (str(connection), shard)
         store = self._stores.pop(key, None) or Store(connection, shard=shard)
         try:
@@ -119,9 +129,9 @@ class Looks:
         return self.database.rows(f"SELECT * FROM {table} ORDER BY id")
 
     def spans(self) -> list[tuple[object, ...]]:
-        """Return the spans in the order of their services, and of their beginnings.
+        """Return the spans, ordered by service and by beginning.
 
-        A span has a service, state, reason class, first number and last number.
+        A row has the service, state, reason class, and numbers of the first and last pass.
         """
         return [
             (row["service"], row["state"], row["reason_class"], row["first_no"], row["last_no"])
@@ -130,7 +140,10 @@ class Looks:
 
 
 def observation(target: Target, moment: float, state: str) -> Observation:
-    """Return an observation that is judged as this state."""
+    """Return an observation whose verdict has this state.
+
+    Any state except healthy, down and timeout gives an answer with status 503.
+    """
     if state == "healthy":
         return Observation(target, moment, 200, 3, body=b"{}")
     if state == "down":
@@ -153,7 +166,7 @@ def observation(target: Target, moment: float, state: str) -> Observation:
     return Observation(target, moment, 503, 4)
 
 
-UNSOUND = """
+CONTRADICTIONS = """
 SELECT 'spans overlap, or the order of their numbers is wrong' AS problem, s.*
 FROM (
     SELECT s.*, r.shard, r.installation,
@@ -168,11 +181,11 @@ WHERE (s.next_id IS NOT NULL AND (s.last_at IS NULL OR s.last_at >= s.next_at))
     OR s.first_no > (SELECT passes FROM ops_worker_run AS r WHERE r.id = s.run)
     OR s.last_no > (SELECT passes FROM ops_worker_run AS r WHERE r.id = s.last_run)
 """
-"""Rows of the ledger that contradict each other."""
+"""Select the rows of the ledger that contradict each other."""
 
 
 def passes_in_ledger(database: Database) -> int:
-    """Return the number of passes in the ledger. Check that no two rows contradict each other."""
-    unsound = database.rows(UNSOUND)
-    assert unsound == [], unsound
+    """Return the number of passes in the ledger. Check that no rows contradict each other."""
+    contradictions = database.rows(CONTRADICTIONS)
+    assert contradictions == [], contradictions
     return int(database.value("SELECT coalesce(sum(passes), 0)::int FROM ops_worker_run"))

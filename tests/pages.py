@@ -1,7 +1,8 @@
-"""Make the tables of the documentation from the code.
+"""Generate the tables of the documentation, and the schema of the chart's values, from the code.
 
-`python -m tests.pages` writes them into their pages. A table stands between two comments,
-`<!-- NAME: begin -->` and `<!-- NAME: end -->`. tests/test_promises.py checks that each is fresh.
+`python -m tests.pages` writes them into their files. A table is between two comments,
+`<!-- NAME: begin -->` and `<!-- NAME: end -->`. tests/test_promises.py checks that each table is up
+to date.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ SET_BY_THE_CHART = frozenset(
         "SIDECAR_PORT",
     }
 )
-"""Settings that are no values of the chart. Its templates or Kubernetes set them."""
+"""Settings that are not values of the chart. Its templates or Kubernetes set them."""
 EMPTY = "\N{EN DASH}"
+"""The cell of a table without a value."""
 
 
 def settings_table() -> str:
-    """Return the table of settings: names, default, meaning, and the commands that read it."""
+    """Return the table of settings: names, default, meaning, and the commands that read them."""
     head = "| variable (the first one that is set wins) | default | meaning | read by |"
     rows = [head, "|---|---|---|---|"]
     for variable in variables():
@@ -47,7 +49,10 @@ def settings_table() -> str:
 
 
 def catalogue_table(model: str) -> str:
-    """Return the table of the keys of a kind of catalogue entry, ServiceEntry or FigureEntry."""
+    """Return the table of the keys of a catalogue entry: ``model`` is ServiceEntry or FigureEntry.
+
+    The docstring below a field is the meaning of its key.
+    """
     tree = ast.parse(Path(entries.__file__).read_text(encoding="utf-8"))
     classes = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
     meanings = {
@@ -66,6 +71,7 @@ def catalogue_table(model: str) -> str:
 
 
 def _written(default: object) -> str:
+    """Return the cell of a default."""
     if default in (None, "", (), {}):
         return EMPTY
     text = f"{default:g}" if isinstance(default, float) else json.dumps(default)
@@ -77,23 +83,23 @@ TABLES = {
     "services": ("catalogue.md", lambda: catalogue_table("ServiceEntry")),
     "figures": ("catalogue.md", lambda: catalogue_table("FigureEntry")),
 }
-"""By name of a table: its page, and the function that makes it."""
+"""By name of a table: its page, and the function that returns it."""
 
 
 def with_table(name: str) -> tuple[Path, str]:
-    """Return a table's page and the text that the page should have."""
-    page, make = TABLES[name]
+    """Return the path of a table's page, and the text that the page should have."""
+    page, table = TABLES[name]
     text = (DOCS / page).read_text(encoding="utf-8")
     before, begin, rest = text.partition(f"<!-- {name}: begin -->\n")
     _, end, after = rest.partition(f"<!-- {name}: end -->")
     assert end, f"docs/{page} has no place for the table {name}"
-    return DOCS / page, f"{before}{begin}{make()}\n{end}{after}"
+    return DOCS / page, f"{before}{begin}{table()}\n{end}{after}"
 
 
 def chart_schema() -> tuple[Path, str]:
-    """Return the schema of the chart's values, and the text that it should have.
+    """Return the path of the schema of the chart's values, and the text that it should have.
 
-    Its `settings` are those of the program, without secrets and what the chart sets itself.
+    Its `settings` are all variables of the program, except for secrets and those of the chart.
     """
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     hidden = SET_BY_THE_CHART | {name for secret in SECRET_VARIABLES for name in _forms(secret)}
@@ -103,13 +109,14 @@ def chart_schema() -> tuple[Path, str]:
 
 
 def _forms(secret: str) -> tuple[str, str]:
-    """Return the names of a secret: its variable, and that of a file with it."""
+    """Return the two variables of a secret: its value, and the path of a file with its value."""
     return secret, f"{secret}_FILE"
 
 
 if __name__ == "__main__":
-    for each in TABLES:
-        path, fresh = with_table(each)
-        path.write_text(fresh, encoding="utf-8")
+    # Read a page after the table before was written: a page may have several tables.
+    for table_name in TABLES:
+        page_path, page_text = with_table(table_name)
+        page_path.write_text(page_text, encoding="utf-8")
     schema_path, schema_text = chart_schema()
     schema_path.write_text(schema_text, encoding="utf-8")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def pooler(url: str, folder: Path) -> Iterator[str]:
-    """Run a PgBouncer with its files in a folder; yield the URL of the database through it.
+    """Run a PgBouncer with its files in ``folder``, and yield the URL of the database through it.
 
     Skip the test if this machine has no PgBouncer.
     """
@@ -43,6 +43,7 @@ def pooler(url: str, folder: Path) -> Iterator[str]:
         f"auth_type = plain\nauth_file = {home}/users.txt\n"
         f"pool_mode = transaction\ndefault_pool_size = 1\n"
     )
+    # PgBouncer refuses to run as root.
     user = []
     if getpass.getuser() == "root":
         for path in (*folder.parents, folder, home, *home.iterdir()):

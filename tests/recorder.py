@@ -1,4 +1,4 @@
-"""A ledger in memory for tests. The rules of the core write it, without a database."""
+"""A ledger in memory for tests. The rules of ``core.ledger`` write it, without a database."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ BEGUN = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def at(seconds: float) -> datetime:
-    """Return a time after the beginning."""
+    """Return the time that is so many seconds after BEGUN."""
     return BEGUN + timedelta(seconds=seconds)
 
 
 class Recorder:
-    """A ledger in memory, with the rows that the database would have."""
+    """A ledger in memory, with the rows that the database would have.
+
+    ``written`` is the number of spans that were written, and ``read`` how often spans were read.
+    """
 
     def __init__(self) -> None:
         self.runs: list[Run] = []
@@ -31,13 +34,14 @@ class Recorder:
         config: str = "c",
         now: datetime | None = None,
     ) -> None:
-        """Record a pass as the adapter does."""
+        """Record a pass as ``adapters.postgres.ledger_writes`` does."""
         self.record_all([Sighting(at(0), tuple(sights), period_s, config)], now)
 
     def record_all(self, sightings: list[Sighting], now: datetime | None = None) -> None:
         """Record passes in one transaction."""
         newest = self.runs[-1] if self.runs else None
-        latest = max((sight.at for seen in sightings for sight in seen.sights), default=at(0))
+        times = (sight.at for sighting in sightings for sight in sighting.sights)
+        latest = max(times, default=at(0))
         book = Book(newest, self._open_spans, now or latest)
         for sighting in sightings:
             book.enter(sighting)
@@ -62,25 +66,29 @@ class Recorder:
             self.runs[run.id - 1] = run
 
     def _open_spans(self) -> list[Span]:
+        """Return the spans that have not ended, and count the call."""
         self.read += 1
         return [span for span in self.spans if span.last_at is None]
 
     def _numbered(self, span: Span, numbers: dict[int, int]) -> Span:
-        last = span.last_run
-        return span._replace(
-            run=numbers.get(span.run, span.run),
-            last_run=None if last is None else numbers.get(last, last),
-        )
+        """Return a span with the numbers that the new runs have in the ledger."""
+        last_run = span.last_run
+        if last_run is not None:
+            last_run = numbers.get(last_run, last_run)
+        return span._replace(run=numbers.get(span.run, span.run), last_run=last_run)
 
     def pieces(self, service: str, since: float, until: float, now: float) -> list[Piece]:
-        """Return a service's timeline."""
+        """Return the timeline of a service. Times are seconds after BEGUN."""
         spans = [span for span in self.spans if span.service == service]
         return Coverage(self.runs, at(now)).timeline(spans, at(since), at(until))
 
     def timeline(
         self, service: str, since: float, until: float, now: float
     ) -> list[tuple[str, float, float]]:
-        """Return a service's timeline: state, begin and end of each piece, in seconds."""
+        """Return the state, begin and end of each piece of the timeline of a service.
+
+        Times are seconds after BEGUN.
+        """
         return [
             (
                 piece.state,
@@ -92,12 +100,15 @@ class Recorder:
 
 
 def sight(service: str, seconds: float, state: str) -> Sight:
-    """Return a sight. If its state is not healthy, the reason class is the name of the state."""
+    """Return a sight, ``seconds`` after BEGUN. The reason class is the state, unless healthy."""
     return Sight(service, at(seconds), state, "" if state == "healthy" else state)
 
 
 def recorded(*states: tuple[float, str]) -> Recorder:
-    """Return the ledger of a service with these states at these seconds. The period is 60 s."""
+    """Return a ledger of the service "a" with these states at these seconds after BEGUN.
+
+    The period is 60 s.
+    """
     ledger = Recorder()
     for second, state in states:
         ledger.record([sight("a", second, state)], 60)

@@ -1,17 +1,17 @@
-"""Write a history to look at: two hours or more of samples, as passes write them.
+"""Write a history for people and tests: two hours or more of samples, as passes write them.
 
     seed(url, hours=2, moved_clock=True)
 
 The metrics pass runs every 5 s, and the health pass every 60 s. The history has:
 
-- a quarter of an hour without any pass, in the middle;
-- a restart of ingest 30 minutes ago, at which its counters begin again;
+- 15 minutes without any pass, from 77 to 62 minutes ago;
+- a restart of ingest 30 minutes ago, after which its counters begin again;
 - an outage of the dispatcher of 7 minutes, with its alert;
 - an outage of delivery of 2 minutes, within 10 minutes of maintenance;
-- with a moved clock: a minute in which the clock was an hour slow. The times of those rows are
-  older than the rows before them.
+- with a moved clock: a minute in which the clock was an hour slow. The rows of this minute have
+  older times than the rows before them.
 
-The statistics of the table are up to date, as autovacuum keeps them within a minute.
+The statistics of the table are up to date: on a real server, autovacuum updates them every minute.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import psycopg
 if TYPE_CHECKING:
     from datetime import datetime
 
-TICKS = """
+SCRIPT = """
 CREATE TEMPORARY TABLE ticks AS
 SELECT
     at,
@@ -106,13 +106,11 @@ ANALYZE system_metrics
 def seed(
     url: str, hours: int = 2, *, moved_clock: bool = False, until: datetime | None = None
 ) -> None:
-    """Write this number of hours of history before ``until``, by default before now."""
+    """Write so many hours of history before ``until``, by default before now."""
     end = f"timestamptz '{until.isoformat()}'" if until else "now()"
+    script = SCRIPT.replace("HOURS", str(hours))
+    script = script.replace("MOVED", str(moved_clock))
+    script = script.replace("UNTIL", end)
     with psycopg.connect(url) as connection:
-        for statement in (
-            TICKS.replace("HOURS", str(hours))
-            .replace("MOVED", str(moved_clock))
-            .replace("UNTIL", end)
-            .split(";\n")
-        ):
+        for statement in script.split(";\n"):
             connection.execute(statement.encode())

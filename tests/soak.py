@@ -1,14 +1,16 @@
 """``make soak``: run the sidecar at its shortest intervals, and measure growth and lateness.
 
-A metrics pass runs every second and a health pass every 5 s, on the embedded PostgreSQL. The exit
-code is 1, with the reason, in these cases:
+A metrics pass runs every second and a health pass every 5 s, on the embedded PostgreSQL. In these
+cases the program prints the fault, and its exit code is 1:
 
 - memory grows by more than 2 MB after the warm-up,
-- file descriptors, threads or connections grow,
-- the 99th percentile of how late a tick begins after its slot is more than 50 ms.
+- file descriptors, threads or connections grow, or there is not one connection for each loop,
+- the 99th percentile of the lateness of ticks is more than 50 ms,
+- the exit code of the sidecar is not 0.
 
-The lateness of a tick comes from the database: slots begin at whole seconds. A thread that only
-waits for each whole second measures how late this machine is. That lateness is subtracted.
+The lateness of a tick is the time from its slot, a whole second, to the time of its samples. A
+thread that only waits for each whole second measures the lateness of this machine. It is added to
+the 50 ms.
 """
 
 from __future__ import annotations
@@ -37,9 +39,10 @@ FROM (
     SELECT DISTINCT time FROM system_metrics WHERE metric_name = 'healthy' ORDER BY time OFFSET 1
 ) AS t
 """
+"""The 50th, 99th and 100th percentile of the lateness of ticks in ms, without the first tick."""
 MAX_GROWTH_KB, MAX_LATE_MS = 2048, 50.0
 CONNECTIONS = len(PASSES)
-"""Each loop has a connection of its own."""
+"""The number of connections: each loop has its own."""
 
 
 class Reading(NamedTuple):
@@ -69,21 +72,23 @@ def read(pid: int, connection: psycopg.Connection) -> Reading:
 
 
 class Bystander(threading.Thread):
-    """Waits for each whole second, as the worker does, and records how late it was, in ms."""
+    """Waits for each whole second, as the worker does, and records its lateness in ms."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.late: list[float] = []
 
     def run(self) -> None:
-        """Wait until the program ends."""
+        """Wait for whole seconds until the program ends."""
         while True:
             time.sleep(1 - time.time() % 1)
             self.late.append(1000 * (time.time() % 1))
 
     def p99(self) -> float:
-        """Return the 99th percentile; 0 before the first second."""
-        return sorted(self.late)[int(0.99 * len(self.late))] if self.late else 0.0
+        """Return the 99th percentile of the lateness in ms; 0 before the first second."""
+        if not self.late:
+            return 0.0
+        return sorted(self.late)[int(0.99 * len(self.late))]
 
 
 def main() -> int:
@@ -112,7 +117,7 @@ def main() -> int:
             readings = [read(worker.pid, connection)]
             end = time.monotonic() + seconds
             while time.monotonic() < end:
-                time.sleep(0.73)  # to read at different moments of a tick
+                time.sleep(0.73)  # so that the readings are at different moments of a tick
                 readings.append(read(worker.pid, connection))
             row = connection.execute(LATE)
             (late,) = row.fetchone() or ([0.0, 0.0, 0.0],)
@@ -125,7 +130,8 @@ def main() -> int:
     first, last = readings[:quarter], readings[-quarter:]
     # Compare the least readings: a tick may use more while it runs, but must release it.
     growth = {
-        field: min(getattr(r, field) for r in last) - min(getattr(r, field) for r in first)
+        field: min(getattr(reading, field) for reading in last)
+        - min(getattr(reading, field) for reading in first)
         for field in Reading._fields
     }
     print(
@@ -134,16 +140,19 @@ def main() -> int:
         f" (a bystander: p99 {bystander.p99():.1f} ms); exit code {code}"
     )
     print(f"at the end {last[-1]}; growth {growth}")
-    faults = [
-        f"{field} grew by {by}"
-        for field, by in growth.items()
-        if by > (MAX_GROWTH_KB if field == "memory_kb" else 0)
-    ]
-    faults += [f"p99 of lateness is {late[1]:.1f} ms"] * (late[1] > MAX_LATE_MS + bystander.p99())
+    limits = dict.fromkeys(Reading._fields, 0) | {"memory_kb": MAX_GROWTH_KB}
+    faults = [f"{field} grew by {by}" for field, by in growth.items() if by > limits[field]]
+    if late[1] > MAX_LATE_MS + bystander.p99():
+        faults.append(f"p99 of lateness is {late[1]:.1f} ms")
     most = max(reading.connections for reading in readings)
-    faults += [f"{most} connections"] * (most != CONNECTIONS)
-    faults += [f"exit code {code}"] * (code != 0)
-    print(*[f"FAULT: {fault}" for fault in faults] or ["no fault"], sep="\n")
+    if most != CONNECTIONS:
+        faults.append(f"{most} connections")
+    if code != 0:
+        faults.append(f"exit code {code}")
+    for fault in faults:
+        print(f"FAULT: {fault}")
+    if not faults:
+        print("no fault")
     return 1 if faults else 0
 
 

@@ -6,9 +6,9 @@ A stand-in answers, fails in a chosen way, or does not listen.
         stubs["ingest"].mode = "down"
         run(env=os.environ | stubs.env)
 
-A mode is a key of ``MODES``, ``slow:SECONDS``, or a function that gets the connection after the
-request was read. As a program (``python -m tests.stubs``), it prints the environment to export, and
-serves all four services until it is ended.
+A mode is ``down``, a key of ``MODES``, ``slow:SECONDS``, or a function. The function gets the stub
+and the connection after the request was read. The program ``python -m tests.stubs`` prints the
+environment to export, and serves all four services until a signal ends it.
 """
 
 from __future__ import annotations
@@ -33,21 +33,25 @@ Behaviour = Callable[["Stub", socket.socket], None]
 
 
 class Stub:
-    """One service: a port, a mode, and counters that grow with the time since its start."""
+    """A service: a port, a mode, and counters that grow with the time since its start.
+
+    ``requests`` are the requests that it received. If ``counters`` is not None, its answer has them
+    instead.
+    """
 
     def __init__(
         self, name: str, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
     ) -> None:
         """Bind a free port and start to answer."""
         self.name = name
-        self.counters: Any = None  # if set, the answer has these instead of the growing ones
+        self.counters: Any = None
         self.started = time.monotonic()
         self.requests: list[bytes] = []
         self._tls = tls
         self._host = host
         self._mode: str | Behaviour = "ok"
         self._listener: socket.socket | None = None
-        # A socket that never listens keeps the port while the service is down: without it, another
+        # A socket that never listens reserves the port while the service is down. Otherwise another
         # process could get the port, and answer.
         self._reserved = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -62,7 +66,7 @@ class Stub:
 
     @property
     def mode(self) -> str | Behaviour:
-        """What the service does with a request."""
+        """How the service treats a request."""
         return self._mode
 
     @mode.setter
@@ -77,7 +81,7 @@ class Stub:
             self._listen()
 
     def close(self) -> None:
-        """Stop listening, and give up the port."""
+        """Stop listening, and release the port."""
         self._refuse()
         self._reserved.close()
 
@@ -91,25 +95,26 @@ class Stub:
 
     def answer(self) -> dict[str, Any]:
         """Return the body of a healthy answer, with the keys of the real service."""
-        counters = (
-            _growing(self.name, time.monotonic() - self.started)
-            if self.counters is None
-            else self.counters
-        )
+        counters = self.counters
+        if counters is None:
+            counters = _growing(self.name, time.monotonic() - self.started)
         return {"status": "healthy", "service": self.name, "counters": counters}
 
     def _listen(self) -> None:
+        """Listen, and accept connections in a thread."""
         listener = socket.create_server((self._host, self.port), backlog=256, reuse_port=False)
         self._listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
     def _accept(self, listener: socket.socket) -> None:
+        """Serve each connection in its own thread, until the listener is closed."""
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = listener.accept()
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
+        """Answer one request, and close the connection."""
         with contextlib.suppress(OSError, ssl.SSLError), connection:
             connection.settimeout(30)
             if self._tls:
@@ -118,22 +123,29 @@ class Stub:
                 self._answer(connection)
 
     def _answer(self, connection: socket.socket) -> None:
-        """Read a request; a client that sends none has closed its side."""
+        """Read a request up to its headers' end, and answer it as the mode says.
+
+        A client that closes the connection without a request is answered, too.
+        """
         request = b""
         while b"\r\n\r\n" not in request and (part := connection.recv(65536)):
             request += part
         self.requests.append(request)
-        word, _, seconds = str(self._mode).partition(":")
-        if word == "slow":
+        mode = self._mode
+        if callable(mode):
+            mode(self, connection)
+            return
+        name, _, seconds = mode.partition(":")
+        if name == "slow":
             time.sleep(float(seconds or 2))
-        behave = self._mode if callable(self._mode) else MODES.get(word, healthy)
-        behave(self, connection)
+        behaviour = MODES.get(name, healthy)
+        behaviour(self, connection)
 
 
 def reply(
     body: bytes | str, *, status: str = "200 OK", headers: Mapping[str, str] | None = None
 ) -> Behaviour:
-    """Answer with this complete body and its length."""
+    """Return the behaviour of answering with a body and its length."""
     data = body.encode() if isinstance(body, str) else body
 
     def behave(_: Stub, connection: socket.socket) -> None:
@@ -145,7 +157,7 @@ def reply(
 
 
 def raw(data: bytes) -> Behaviour:
-    """Send these bytes and close."""
+    """Return the behaviour of sending these bytes and closing the connection."""
     return lambda _, connection: connection.sendall(data)
 
 
@@ -160,13 +172,13 @@ def reset(_: Stub, connection: socket.socket) -> None:
 
 
 def hang(_: Stub, connection: socket.socket) -> None:
-    """Never answer; end when the client closes the connection."""
+    """Do not answer, and wait until the client closes the connection."""
     while connection.recv(65536):
         pass
 
 
 def dribble(stub: Stub, connection: socket.socket) -> None:
-    """Send the healthy answer byte by byte, over about eight seconds."""
+    """Send the healthy answer byte by byte, for about eight seconds."""
     body = json.dumps(stub.answer()).encode().ljust(80)
     connection.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode())
     for byte in body:
@@ -228,6 +240,7 @@ class Stubs(dict[str, Stub]):
 
 
 def _growing(name: str, seconds: float, rate: float = 25.0) -> dict[str, int]:
+    """Return the counters of a service after some seconds with ``rate`` messages per second."""
     n, wave = int(seconds * rate), int(seconds) % 7
     return {
         "ingest": {
@@ -256,8 +269,8 @@ def _growing(name: str, seconds: float, rate: float = 25.0) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    with Stubs() as running:
-        for variable, address in running.env.items():
+    with Stubs() as all_stubs:
+        for variable, address in all_stubs.env.items():
             print(f"export {variable}={address}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()

@@ -27,7 +27,7 @@ from ops_worker.core.cluster_events import ClusterEvent, event_of, read_all
 from ops_worker.core.decoding import yaml_problem
 from ops_worker.core.jobs import JOB_LABEL
 from ops_worker.core.pods import NAME_LABEL, OURS, at, text, with_flags, workers
-from ops_worker.core.start_problems import APPLY_AGAIN, cause, remedy
+from ops_worker.core.start_problems import APPLY_AGAIN, remedy, safe_message
 from ops_worker.errors import OpsWorkerError, SettingsError
 from ops_worker.text import one_line, without_password
 
@@ -427,7 +427,7 @@ class Cluster:
                 "renew the token of the kubeconfig or of the service account"
             )
         if status == FORBIDDEN and _REFUSED.search(message):
-            problem = f"{self.label} refused to {call}: {cause(message)}"
+            problem = f"{self.label} refused to {call}: {safe_message(message)}"
             hint = self.addressed(remedy("FailedCreate", message, namespaced))
             return ClusterError(f"{problem}; {hint}")
         if status == FORBIDDEN:

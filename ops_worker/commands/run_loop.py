@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ops_worker.arguments import env_file
 from ops_worker.commands.run_pass import observer, posts_alerts, report, store
-from ops_worker.core.output import failed, message, summary
+from ops_worker.core.output import failure_summary, message, summary
 from ops_worker.core.passes import HEALTH, PASSES
 from ops_worker.errors import DONE, OpsWorkerError
 
@@ -110,7 +110,7 @@ class _Reporter:
         job = self._settings.job_name
         if tick.outcome is None:
             code = tick.exit_code
-            document = failed(tick.loop, tick.problem, code, job)
+            document = failure_summary(tick.loop, tick.problem, code, job)
         else:
             code = report(self._options, tick.outcome)
             document = summary(tick.outcome, code, job)

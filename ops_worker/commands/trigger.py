@@ -179,7 +179,7 @@ def _write(log: bytes) -> None:
 
 def _wait_for_end(connection: Cluster, name: str, timeout_s: float) -> _Ended:
     """Wait for the end of a Job, and print changes. Raises OpsWorkerError at the timeout."""
-    from ops_worker.core.jobs import finished, with_deleted
+    from ops_worker.core.jobs import job_end, with_deleted
     from ops_worker.core.pod_states import blocked_job
 
     timeout_at = time.monotonic() + timeout_s
@@ -191,7 +191,7 @@ def _wait_for_end(connection: Cluster, name: str, timeout_s: float) -> _Ended:
     logs: dict[str, bytes] = {}
     while True:
         job = connection.job(name)
-        end = finished(job)
+        end = job_end(job)
         pods = connection.pods(name)
         for pod in pods:
             pod_name = pod["metadata"]["name"]
@@ -223,13 +223,13 @@ def _report_end(
 ) -> int:
     """Print how a Job ended; return the exit code of its pass. Of several, return the worst."""
     from ops_worker.core.jobs import shard_problems, unexplained_failure
-    from ops_worker.core.pod_states import killed, other_failure, removed, terminated
+    from ops_worker.core.pod_states import kill_text, other_failure, pod_failure, terminated
 
     failed = ended.end.kind == "Failed"
     reason = f": {ended.end.reason}" if failed and ended.end.reason else ""
     print(f"{name}: {ended.end.kind}{reason}", file=sys.stderr)
-    problems = [killed(pod) for pod in attempts]
-    problems += [other_failure(pod) or removed(pod) for pod in attempts]
+    problems = [kill_text(pod) for pod in attempts]
+    problems += [other_failure(pod) or pod_failure(pod) for pod in attempts]
     problems += shard_problems(ended.job, attempts)
     problems.append(unexplained_failure(ended.job, attempts, ended.problem))
     for problem in filter(None, problems):
@@ -261,14 +261,14 @@ def _problem(connection: Cluster, job: Mapping[str, Any], pods: Sequence[Mapping
     """Return why the newest pod of a Job does not start, or why the Job has no pod."""
     from ops_worker.core.cluster_events import creation_failure
     from ops_worker.core.jobs import last_attempts
-    from ops_worker.core.pod_states import start_problem, waits
+    from ops_worker.core.pod_states import is_waiting, start_problem
 
     if not pods:
         name = str(job.get("metadata", {}).get("name", ""))
         return creation_failure(job, _events(connection, name))
     for pod in reversed(last_attempts(pods)):
         name = pod["metadata"]["name"]
-        events = _events(connection, name) if waits(pod) else []
+        events = _events(connection, name) if is_waiting(pod) else []
         problem = start_problem(pod, events, datetime.now(UTC))
         if problem:
             return problem

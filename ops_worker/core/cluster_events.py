@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ops_worker.core.pods import at, kubectl, text
-from ops_worker.core.start_problems import MAX_CAUSE, described, is_start_problem
+from ops_worker.core.start_problems import MAX_MESSAGE, is_start_problem, problem_text
 from ops_worker.text import one_line
 
 if TYPE_CHECKING:
@@ -114,17 +114,17 @@ def start_failure(events: Sequence[ClusterEvent], prefix: str = "kubectl") -> st
     for event in reversed(events):
         message = event.message
         if message.startswith(_PULL_FAILED):
-            return described("ErrImagePull", message, prefix)
+            return problem_text("ErrImagePull", message, prefix)
         if event.reason == "InspectFailed":
-            return described("InvalidImageName", message, prefix)
+            return problem_text("InvalidImageName", message, prefix)
         is_problem = is_start_problem(event.reason) and not message.startswith(_DELETED)
         if is_problem:
-            return described(event.reason, message, prefix)
+            return problem_text(event.reason, message, prefix)
         error = message.removeprefix(_CONTAINER_ERROR)
         # Some messages only repeat a reason, such as ImagePullBackOff. An earlier Event has the
         # cause.
         if event.reason == "Failed" and not is_start_problem(error):
-            return described("CreateContainerConfigError", error, prefix)
+            return problem_text("CreateContainerConfigError", error, prefix)
     return ""
 
 
@@ -145,7 +145,7 @@ def creation_failure(job: Mapping[str, Any], events: Iterable[ClusterEvent]) -> 
     # Each try creates a pod with another name. Without the name, the same problem has the same
     # text.
     message = _POD_NAME.sub("", failures[-1].message)
-    problem = described("FailedCreate", message, kubectl(job), f"job {name}")
+    problem = problem_text("FailedCreate", message, kubectl(job), f"job {name}")
     return f"no pod can be created: {problem}"
 
 
@@ -169,7 +169,7 @@ def event_of(
         "involvedObject": reference | dict(cronjob),
         "type": kind,
         "reason": event_reason,
-        "message": one_line(" ".join(message.split()), MAX_CAUSE),
+        "message": one_line(" ".join(message.split()), MAX_MESSAGE),
         "source": {"component": "ops-worker"},
         "firstTimestamp": stamp,
         "lastTimestamp": stamp,

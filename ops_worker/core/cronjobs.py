@@ -21,9 +21,9 @@ from ops_worker.core.deployments import passes_of
 from ops_worker.core.jobs import (
     completed_indexes,
     exceeded_deadline,
-    finished,
     index_of,
     is_manual,
+    job_end,
     job_name,
     last_attempts,
     shard_count,
@@ -34,14 +34,14 @@ from ops_worker.core.pod_states import (
     blocked_job,
     end_text,
     other_failure,
+    pod_failure,
     pull_remedy,
-    removed,
     start_problem,
     terminated,
     time_of,
 )
 from ops_worker.core.pods import at, items, kubectl, text, trigger, workers
-from ops_worker.core.start_problems import cause, described
+from ops_worker.core.start_problems import problem_text, safe_message
 from ops_worker.errors import DONE, severity
 from ops_worker.text import format_age
 
@@ -233,7 +233,7 @@ def _last_run(owned: Objects) -> _LastRun:
     """Return the last run that ended: the newest Job that has ended, or whose pod has."""
     for job in reversed(owned.jobs):
         pods = owned.pods_of(job)
-        end = finished(job, early=True)
+        end = job_end(job, early=True)
         if end is None and not any(map(terminated, pods)):
             continue
         shards = _shard_ends(job, pods)
@@ -360,7 +360,7 @@ def _job_warnings(owned: Objects, now: datetime) -> Iterator[str]:
         yield start_problem(pod, events, now) or blocked_job(pod, now)
     yield from map(other_failure, owned.pods[-1:])
     for job in owned.jobs:
-        if finished(job, early=True) is None and not owned.pods_of(job):
+        if job_end(job, early=True) is None and not owned.pods_of(job):
             failure = creation_failure(job, owned.events)
             yield f"Job {job['metadata']['name']}: {failure}" if failure else ""
 
@@ -377,7 +377,7 @@ def _last_run_warnings(owned: Objects, last: _LastRun) -> Iterator[str]:
         yield f"the last pass failed with exit code {last.exit_code}: {last.summary}"
     if last.job is None or last.end is None or last.end.kind != "Failed":
         return
-    yield from map(removed, last.pods[-1:])
+    yield from map(pod_failure, last.pods[-1:])
     yield unexplained_failure(last.job, last.pods, _lost_cause(last.job, owned.events))
     missing = [f"{shard.shard}" for shard in last.shards if shard.exit_code is None]
     if missing:
@@ -410,7 +410,7 @@ def _lost_cause(job: Mapping[str, Any], events: Sequence[ClusterEvent]) -> str:
         return f"its pod, which is gone, could not start: {failure}"
     pull = unfinished_pull(pod_events)
     if pull is not None:
-        return f"the pull of its image took too long: {cause(pull.message)}; {pull_remedy()}"
+        return f"the pull of its image took too long: {safe_message(pull.message)}; {pull_remedy()}"
     return ""
 
 
@@ -430,9 +430,9 @@ def _event_warnings(
         times = f"{event.times} times, last " if event.times > 1 else ""
         if reason in CRONJOB_HINTS:
             hint = CRONJOB_HINTS[reason].format(kubectl=prefix)
-            yield f"{reason}, {times}{age} ago: {cause(event.message)}; {hint}"
+            yield f"{reason}, {times}{age} ago: {safe_message(event.message)}; {hint}"
         elif reason == "FailedCreate":
-            yield f"{times}{age} ago: {described(reason, event.message, prefix, owner)}"
+            yield f"{times}{age} ago: {problem_text(reason, event.message, prefix, owner)}"
 
 
 def _is_made_by_hand(event: ClusterEvent, jobs: Sequence[Mapping[str, Any]]) -> bool:

@@ -13,12 +13,12 @@ from ops_worker.core.cluster_events import of_object
 from ops_worker.core.passes import PASSES
 from ops_worker.core.pod_states import (
     exit_code,
+    is_waiting,
     memory_limit,
     start_problem,
     statuses,
     termination_text,
     time_of,
-    waits,
     worker_names,
 )
 from ops_worker.core.pods import (
@@ -31,7 +31,7 @@ from ops_worker.core.pods import (
     text,
     workers,
 )
-from ops_worker.core.start_problems import cause, described
+from ops_worker.core.start_problems import problem_text, safe_message
 from ops_worker.text import format_age
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def _pod_problems(
         yield problem
         return
     unready = [status for status in _own_statuses([pod]) if not status.get("ready")]
-    if unready and not waits(pod):
+    if unready and not is_waiting(pod):
         probes = [event.message for event in own_events if event.reason == "Unhealthy"]
         yield _not_ready(pod, text(unready[0].get("name")), probes[-1] if probes else "")
 
@@ -230,7 +230,7 @@ def _not_ready(pod: Mapping[str, Any], container: str, probe: str) -> str:
             "it becomes ready when its loop has reached the database: "
             f"see `{_logs(pod, container)}`"
         )
-    detail = f": {cause(probe)}" if probe else ""
+    detail = f": {safe_message(probe)}" if probe else ""
     return f"pod {pod['metadata']['name']} runs but is not ready{detail}; {hint}"
 
 
@@ -271,10 +271,10 @@ def _conditions(deployment: Mapping[str, Any]) -> Iterator[str]:
         kind, is_true = condition.get("type"), condition.get("status") == "True"
         reason, message = text(condition.get("reason")), text(condition.get("message"))
         if kind == "ReplicaFailure" and is_true:
-            yield f"cannot create its pods: {described(reason, message, prefix, owner)}"
+            yield f"cannot create its pods: {problem_text(reason, message, prefix, owner)}"
         elif kind == "Progressing" and reason == "ProgressDeadlineExceeded":
             yield (
-                f"{reason}: {cause(message)}; see the other warnings and "
+                f"{reason}: {safe_message(message)}; see the other warnings and "
                 f"`{prefix} describe {owner}`"
             )
 

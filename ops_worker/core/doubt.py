@@ -1,4 +1,4 @@
-"""Whether a pass believes what it saw, or is blind: the observer may have failed, not the services.
+"""Decide whether a pass believes what it saw, or is blind because the observer may have failed.
 
 A pass is blind if it probed nothing, or if no service gave a sign of life although more than one
 host is monitored. Signs of life prove that packets came back: an answer, a completed connection, a
@@ -33,23 +33,27 @@ During a stall, the deadline of the probe or of the resolver can pass. A service
 connection on which it has waited for too long (``Observation.cut_off``). A bad certificate or a bad
 answer always comes from the service.
 """
-COUNT_KEPT_S = 86_400.0
-"""The least number of seconds for which a count of blind passes is kept: a day.
+COUNT_VALID_S = 86_400.0
+"""The least number of seconds for which a count of blind passes is valid: a day.
 
-Passes that were skipped or killed do not reset the count. But a blind pass of some days ago and a
+Passes that were skipped or killed do not reset the count. But a blind pass some days ago and a
 blind pass now are not in a row.
 """
 MAX_NAMES = 10
-"""The most services that a warning names."""
+"""The most services that a warning lists."""
 MAX_NAMESERVERS = 3
-"""The most name servers that a message names: the resolver asks at most three (resolv.conf(5))."""
+"""The most name servers that a message lists.
+
+The resolver asks at most three (resolv.conf(5)).
+"""
 
 
 class Evidence(NamedTuple):
     """Facts about this machine that do not come from the probes.
 
-    ``throttled_s`` are the seconds during the probes in which the cgroup throttled this process, or
-    None if the cgroup does not report them. ``nameservers`` are the name servers of the resolver.
+    - ``throttled_s``: the seconds during the probes in which the cgroup throttled this process;
+      None if the cgroup does not report them.
+    - ``nameservers``: the addresses of the resolver's name servers.
     """
 
     throttled_s: float | None = None
@@ -57,15 +61,17 @@ class Evidence(NamedTuple):
 
 
 NO_EVIDENCE = Evidence()
+"""The evidence of a machine that reports nothing."""
 
 
 class Assessment(NamedTuple):
     """The observations of a pass, and whether they can be trusted.
 
     - ``observations``: what the pass saw. A probe that a stall made void counts as not probed.
-    - ``suspects``: what has probably failed instead of the services; empty if nothing has.
+    - ``suspects``: the parts that have probably failed instead of the services; empty if the
+      observations can be trusted.
     - ``is_probed``: whether any service was probed.
-    - ``warnings``: warnings for people. There may be some even without suspects.
+    - ``warnings``: warnings for people. There may be warnings without suspects.
     """
 
     observations: tuple[Observation, ...]
@@ -79,8 +85,10 @@ class DoubtRow(NamedTuple):
 
     Each installation has its own rows.
 
-    ``since`` is the time at which the pass became blind; None if it is not blind. ``last_at`` is
-    the time at which the row was written, and ``period_s`` the period of the pass in seconds.
+    - ``blind_passes``: the number of blind passes in a row.
+    - ``since``: when the pass became blind; None if it is not blind.
+    - ``last_at``: when the row was written.
+    - ``period_s``: the period of the pass in seconds.
     """
 
     name: str
@@ -94,7 +102,7 @@ class DoubtRow(NamedTuple):
 
     @property
     def is_blind(self) -> bool:
-        """Whether the pass did not believe what it saw."""
+        """Whether the pass is blind: it did not believe what it saw."""
         return self.since is not None
 
     @property
@@ -114,14 +122,15 @@ def assess(
     ``targets`` are all services of the pass, also those without an observation.
     """
     settled = _without_stalled(observations, evidence)
-    asked = [seen for seen in settled if not seen.target.faults]
-    probed = [seen for seen in asked if seen.failure is not Failure.NOT_PROBED]
+    # A target with faults cannot be probed.
+    asked = [observation for observation in settled if not observation.target.faults]
+    probed = [observation for observation in asked if observation.failure is not Failure.NOT_PROBED]
     # A completed connection is a sign of life, even if a stall then made its probe void.
-    if probed and any(_has_sign(seen) for seen in asked):
+    if probed and any(_has_sign(observation) for observation in asked):
         return Assessment(settled, warnings=tuple(_resolver_warnings(probed, evidence)))
-    faulty = {seen.target.name for seen in settled if seen.target.faults}
-    hosts = {host_of(target) for target in targets if target.name not in faulty}
-    if not asked or (probed and len(hosts) < 2):  # noqa: PLR2004 - one host may well be gone
+    faulty_names = {observation.target.name for observation in settled if observation.target.faults}
+    hosts = {host_of(target) for target in targets if target.name not in faulty_names}
+    if not asked or (probed and len(hosts) < 2):  # noqa: PLR2004 - a single host may be down
         return Assessment(settled)
     return Assessment(
         observations=settled,
@@ -135,8 +144,10 @@ def settle(
 ) -> DoubtRow:
     """Return the new row of a pass. The row records whether the pass is blind.
 
-    A pass that probed nothing has nothing to believe. It stays blind, and the count of blind passes
-    does not change. If no pass was recorded for COUNT_KEPT_S seconds, and for longer than the
+    ``before`` is the row of the pass before, and ``doubt_passes`` the setting DOUBT_PASSES.
+
+    A pass that probed nothing has nothing to believe. It is blind, and the count of blind passes
+    does not change. If no pass was recorded for COUNT_VALID_S seconds, and for longer than the
     patience, the count begins again at 0.
     """
     if _is_outdated(before, now):
@@ -156,8 +167,8 @@ def settle(
     )
 
 
-def believed(row: DoubtRow) -> str:
-    """Return a warning if a pass believes what it saw without a sign of life; otherwise empty."""
+def belief_warning(row: DoubtRow) -> str:
+    """Return a warning if a pass believes what it saw without a sign of life; empty otherwise."""
     if row.is_blind or not row.suspects:
         return ""
     return (
@@ -166,7 +177,7 @@ def believed(row: DoubtRow) -> str:
     )
 
 
-def blind(rows: Iterable[DoubtRow], now: datetime) -> list[DoubtRow]:
+def blind_rows(rows: Iterable[DoubtRow], now: datetime) -> list[DoubtRow]:
     """Return the rows of the passes that are blind. The pass that became blind first comes first.
 
     A row is ignored if its pass has not written it for three periods, and at least 90 s. Then the
@@ -187,8 +198,8 @@ def blind_to(
 ) -> DoubtRow | None:
     """Return the row of the blind health pass whose shard has a service; None if there is none.
 
-    ``rows`` are the result of ``blind``. ``installation`` is the one that keeps the row of the
-    service.
+    ``rows`` are the result of ``blind_rows``. ``installation`` is the installation that keeps the
+    row of the service.
     """
     for row in rows:
         if row.installation != installation:
@@ -204,8 +215,8 @@ def _is_outdated(row: DoubtRow, now: datetime) -> bool:
     """Return whether the count of a row is too old to be continued."""
     if row.last_at is None:
         return False
-    kept_s = max(COUNT_KEPT_S, stale_after_s(row.period_s))
-    return (now - row.last_at).total_seconds() > kept_s
+    valid_s = max(COUNT_VALID_S, stale_after_s(row.period_s))
+    return (now - row.last_at).total_seconds() > valid_s
 
 
 def host_of(target: Target) -> str:
@@ -216,8 +227,8 @@ def host_of(target: Target) -> str:
         return ""
 
 
-def _has_sign(seen: Observation) -> bool:
-    return seen.sign or seen.http_status is not None
+def _has_sign(observation: Observation) -> bool:
+    return observation.sign or observation.http_status is not None
 
 
 def _without_stalled(
@@ -225,50 +236,58 @@ def _without_stalled(
 ) -> tuple[Observation, ...]:
     """Return the observations without the effects of stalls of this process.
 
-    An observation that a stall made void counts as not probed. All others get the latency without
-    their stall.
+    An observation that a stall made void counts as not probed. From the latency of the others,
+    their stall is subtracted.
     """
-    longest_s = max((seen.stalled_s for seen in observations if _is_stalled(seen)), default=0.0)
+    stalls_s = (observation.stalled_s for observation in observations if _is_stalled(observation))
+    longest_s = max(stalls_s, default=0.0)
     reason = f"this process was not run for {longest_s:.1f} s"
     if evidence.throttled_s:
         reason += f" (throttled by its CPU limit for {evidence.throttled_s:.1f} s)"
     return tuple(
-        seen._replace(failure=Failure.NOT_PROBED, error=reason)
-        if _is_stalled(seen)
-        else seen._replace(latency_ms=_own_latency_ms(seen))
-        for seen in observations
+        observation._replace(failure=Failure.NOT_PROBED, error=reason)
+        if _is_stalled(observation)
+        else observation._replace(latency_ms=_own_latency_ms(observation))
+        for observation in observations
     )
 
 
-def _own_latency_ms(seen: Observation) -> int | None:
+def _own_latency_ms(observation: Observation) -> int | None:
     """Return the latency in ms that the service certainly caused: without the stall, at least 0.
 
     The answer may have come at any moment of the stall. The stall may also have been earlier.
     """
-    if seen.latency_ms is None:
+    if observation.latency_ms is None:
         return None
-    return max(0, seen.latency_ms - round(seen.stalled_s * 1000))
+    return max(0, observation.latency_ms - round(observation.stalled_s * 1000))
 
 
-def _is_stalled(seen: Observation) -> bool:
+def _is_stalled(observation: Observation) -> bool:
+    """Return whether a stall of this process made an observation void."""
     return (
-        seen.failure in {Failure.NO_CONNECTION, Failure.NO_ANSWER}
-        and (seen.cut_off or seen.reason_class in STALL_CLASSES)
-        and seen.stalled_s > STALLED_SHARE * seen.target.deadline_s
+        observation.failure in {Failure.NO_CONNECTION, Failure.NO_ANSWER}
+        and (observation.cut_off or observation.reason_class in STALL_CLASSES)
+        and observation.stalled_s > STALLED_SHARE * observation.target.deadline_s
     )
 
 
 def _suspects(asked: Sequence[Observation], evidence: Evidence) -> Iterator[str]:
-    """Yield what has probably failed, each with the number of services that it affects."""
-    unprobed = Counter(one_line(seen.error) for seen in asked if seen.failure is Failure.NOT_PROBED)
-    for reason, count in unprobed.items():
+    """Yield the suspects, each with the number of services or hosts that it affects."""
+    unprobed_reasons = Counter(
+        one_line(observation.error)
+        for observation in asked
+        if observation.failure is Failure.NOT_PROBED
+    )
+    for reason, count in unprobed_reasons.items():
         yield f"{reason}: {count} of {len(asked)}"
-    silent = [seen for seen in asked if seen.failure is not Failure.NOT_PROBED]
-    unresolved = [seen for seen in silent if seen.reason_class == "name"]
+    silent = [observation for observation in asked if observation.failure is not Failure.NOT_PROBED]
+    unresolved = [observation for observation in silent if observation.reason_class == "name"]
     if unresolved:
         share = f"{len(unresolved)} of {len(asked)}"
         yield f"no name could be resolved: {share}{_of_resolver(evidence)}"
-    hosts = {host_of(seen.target) for seen in silent if seen.reason_class != "name"}
+    hosts = {
+        host_of(observation.target) for observation in silent if observation.reason_class != "name"
+    }
     if hosts:
         plural = "" if len(hosts) == 1 else "s"
         yield f"no packet came back from {len(hosts)} host{plural}"
@@ -276,7 +295,9 @@ def _suspects(asked: Sequence[Observation], evidence: Evidence) -> Iterator[str]
 
 def _resolver_warnings(probed: Sequence[Observation], evidence: Evidence) -> Iterator[str]:
     """Yield one warning if names could not be resolved, although there are signs of life."""
-    names = [seen.target.name for seen in probed if seen.reason_class == "name"]
+    names = [
+        observation.target.name for observation in probed if observation.reason_class == "name"
+    ]
     if not names:
         return
     listed = ", ".join(names[:MAX_NAMES])

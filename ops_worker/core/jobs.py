@@ -1,7 +1,7 @@
-"""Jobs: what to create, and how they end.
+"""Build Jobs from the template of a CronJob, and read how Jobs ended.
 
-A pass that ``ops-worker trigger`` starts is a run of its CronJob. Any other command is not: its Job
-belongs to no CronJob, because the controller would count its success as one of the pass.
+A pass that ``ops-worker trigger`` starts is a run of its CronJob. The Job of any other command has
+no owner: otherwise the controller would count its success as a success of the pass.
 """
 
 from __future__ import annotations
@@ -31,30 +31,39 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 MAX_NAME = 63
-"""Characters of a Job's name: it becomes a label of its pods (kubernetes.io, "Jobs")."""
+"""The most characters of a Job's name. The name becomes a label of its pods.
+
+Source: kubernetes.io, "Jobs".
+"""
 INDEX = "batch.kubernetes.io/job-completion-index"
 """The annotation with a pod's index in an Indexed Job (kubernetes.io, "Jobs")."""
 JOB_LABEL = "batch.kubernetes.io/job-name"
 """The label of every pod of a Job, with the Job's name."""
 MANUAL = "cronjob.kubernetes.io/instantiate"
-"""The annotation of a Job that somebody made from a CronJob, as kubectl writes it."""
+"""The annotation of a Job that a person created from a CronJob, as kubectl writes it."""
 RUN_LABEL = "ops-worker.io/run"
 """The label of a Job that runs a command. Its value is ``command``."""
 WAIT_S = 120.0
-"""Seconds in which a Job without a deadline, or with a short one, should end."""
+"""Seconds in which a Job should end if it has no deadline or a shorter one."""
 WAIT_MARGIN_S = 30.0
-"""Seconds that Kubernetes takes to end a Job after its deadline: the pod's grace is 10 s."""
-COMMAND_DEADLINE_S = 300
-"""activeDeadlineSeconds of a command: a report of a long period takes longer than a pass."""
-START_S = 60
-"""Seconds of activeDeadlineSeconds that are left for the start of a command's pod.
+"""Seconds that Kubernetes may take to end a Job after its deadline.
 
-Of a short deadline, half is left.
+The pod's terminationGracePeriodSeconds is 10 s in the manifests.
+"""
+COMMAND_DEADLINE_S = 300
+"""The least default of activeDeadlineSeconds of a command.
+
+A report of a long period takes longer than a pass.
+"""
+START_S = 60
+"""Seconds of activeDeadlineSeconds that are reserved for the start of a command's pod.
+
+At most half of the deadline is reserved.
 """
 LEAST_DEADLINE_S = 12
 """The least activeDeadlineSeconds of a command: half of it is the least PASS_DEADLINE, 6 s."""
 COMMAND_TTL_S = 3600
-"""Seconds for which the Job of a command is kept, as the manifests keep those of passes."""
+"""Seconds for which the Job of a command is kept. The manifests keep the Jobs of passes as long."""
 _INDEXED_FIELDS = (
     "completionMode",
     "completions",
@@ -64,7 +73,7 @@ _INDEXED_FIELDS = (
     "successPolicy",
     "suspend",
 )
-"""Fields of a Job's spec that a single pod has no use for."""
+"""Fields of a Job's spec that make no sense for a Job with a single pod."""
 
 
 class JobEnd(NamedTuple):
@@ -74,11 +83,11 @@ class JobEnd(NamedTuple):
     reason: str
 
 
-def finished(job: Mapping[str, Any], *, early: bool = False) -> JobEnd | None:
+def job_end(job: Mapping[str, Any], *, early: bool = False) -> JobEnd | None:
     """Return how a Job ended, or None if it has not ended.
 
-    With ``early``, a Job counts that will fail once its pods have ended. Since Kubernetes 1.31 such
-    a Job has the condition FailureTarget (KEP-3939).
+    With ``early``, a Job that will fail as soon as its pods have ended counts as failed. Since
+    Kubernetes 1.31 such a Job has the condition FailureTarget (KEP-3939).
     """
     kinds = {"Complete": "Complete", "Failed": "Failed"}
     if early:
@@ -101,9 +110,9 @@ def unexplained_failure(
 ) -> str:
     """Return why a Job failed, if none of its pods shows the reason; empty for any other Job.
 
-    ``cause`` is what kept its pod from starting, as far as that is known.
+    ``cause`` is the reason why its pod did not start; empty if it is unknown.
     """
-    end = finished(job, early=True)
+    end = job_end(job, early=True)
     if end is None or end.kind != "Failed":
         return ""
     if any(terminated(pod) or other_failure(pod) for pod in pods):
@@ -124,11 +133,11 @@ def unexplained_failure(
 
 
 def sidecar_hint(job: Mapping[str, Any]) -> str:
-    """Return a hint if a Job's pod has a main container beside the worker's."""
+    """Return a hint if a Job's pod has a main container that is not the worker's; else empty."""
     template = at(job, "spec", "template")
-    ours = worker_names(template)
+    names = worker_names(template)
     for container in containers(at(template, "spec")):
-        if container.is_main and container.name not in ours:
+        if container.is_main and container.name not in names:
             return f"; if container {container.name} is a sidecar, {USE_NATIVE_SIDECAR}"
     return ""
 
@@ -136,9 +145,13 @@ def sidecar_hint(job: Mapping[str, Any]) -> str:
 def with_deleted(
     earlier: Sequence[Mapping[str, Any]], current: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """Return the current pods of a Job, after those that no longer exist, as they were before."""
+    """Return the pods of a Job, also those that were deleted since ``earlier``.
+
+    The deleted pods are first.
+    """
     names = {pod["metadata"]["name"] for pod in current}
-    return [*(pod for pod in earlier if pod["metadata"]["name"] not in names), *current]
+    deleted = [pod for pod in earlier if pod["metadata"]["name"] not in names]
+    return [*deleted, *current]
 
 
 def index_of(pod: Mapping[str, Any]) -> str:
@@ -147,12 +160,12 @@ def index_of(pod: Mapping[str, Any]) -> str:
 
 
 def last_attempts(pods: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the newest pod of every index of a Job. ``pods`` are sorted, oldest first."""
+    """Return the newest pod of each index of a Job. ``pods`` are sorted, oldest first."""
     return list({index_of(pod): pod for pod in pods}.values())
 
 
 def shard_count(job: Mapping[str, Any]) -> int:
-    """Return the number of shards of an Indexed Job, and 0 for any other Job."""
+    """Return the number of shards of an Indexed Job; 0 for any other Job."""
     spec = at(job, "spec")
     if spec.get("completionMode") != "Indexed":
         return 0
@@ -160,7 +173,10 @@ def shard_count(job: Mapping[str, Any]) -> int:
 
 
 def completed_indexes(job: Mapping[str, Any]) -> set[int]:
-    """Return the indexes of an Indexed Job that are complete: ``1,3-5`` in its status."""
+    """Return the complete indexes of an Indexed Job.
+
+    Its status has them as numbers and ranges, for example ``1,3-5``.
+    """
     indexes: set[int] = set()
     for part in text(at(job, "status").get("completedIndexes")).split(","):
         first, _, last = part.partition("-")
@@ -170,10 +186,15 @@ def completed_indexes(job: Mapping[str, Any]) -> set[int]:
 
 
 def shard_problems(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return which shards of an Indexed Job failed. ``pods`` are the last of each index."""
+    """Return a message for each shard of an Indexed Job that failed.
+
+    ``pods`` are the newest pods of each index.
+    """
     count = shard_count(job)
+    if not count:
+        return []
     problems = []
-    for pod in pods if count else ():
+    for pod in pods:
         state = terminated(pod)
         if state is not None and state["exitCode"]:
             problems.append(
@@ -189,7 +210,10 @@ def job_name(pod: Mapping[str, Any]) -> str:
 
 
 def job_of(cronjob: Mapping[str, Any], suffix: str) -> dict[str, Any]:
-    """Build a Job from a CronJob's template, as `kubectl create job --from` does."""
+    """Build the Job of a pass from a CronJob's template, as `kubectl create job --from` does.
+
+    ``suffix`` is the end of its name.
+    """
     template = cronjob["spec"]["jobTemplate"]
     name = cronjob["metadata"]["name"]
     owner = {
@@ -199,7 +223,7 @@ def job_of(cronjob: Mapping[str, Any], suffix: str) -> dict[str, Any]:
         "uid": cronjob["metadata"]["uid"],
         "controller": True,
     }
-    metadata = _metadata(template, _fitting(name, suffix)) | {"ownerReferences": [owner]}
+    metadata = _metadata(template, _name(name, suffix)) | {"ownerReferences": [owner]}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": template["spec"]}
 
 
@@ -212,11 +236,15 @@ def command_job(
 ) -> dict[str, Any]:
     """Build a Job that runs a command of the worker, from the template of a CronJob.
 
-    It makes one attempt, in one pod, and has no owner. ``deadline_s`` is its activeDeadlineSeconds;
-    at least LEAST_DEADLINE_S. None: the template's deadline, and at least COMMAND_DEADLINE_S.
-    PASS_DEADLINE is shorter, so that the command can still report why it ends. ``user`` is the
-    person in the log of what people did, because the user of the image has no name. Raises
-    ValueError if no container of the template runs the worker, or if a script does.
+    It makes one attempt, in one pod, and has no owner. Its PASS_DEADLINE is shorter than its
+    activeDeadlineSeconds, so that the command can still report why it ended.
+
+    - ``suffix``: the end of the Job's name.
+    - ``deadline_s``: activeDeadlineSeconds, at least LEAST_DEADLINE_S. None: the template's value,
+      but at least COMMAND_DEADLINE_S.
+    - ``user``: the person that a recorded action names. The user of the image has no name.
+
+    Raises ValueError if no container of the template runs the worker directly.
     """
     template = at(cronjob, "spec", "jobTemplate")
     spec = at(template, "spec")
@@ -226,59 +254,66 @@ def command_job(
     if user:
         variables["LOGNAME"] = user
     if spec.get("completionMode") == "Indexed":
-        variables["SHARD_COUNT"] = "1"  # one pod has all services
+        variables["SHARD_COUNT"] = "1"  # the single pod has all services
     name = cronjob["metadata"]["name"]
-    metadata = _metadata(template, _fitting(name, f"command-{suffix}"))
+    metadata = _metadata(template, _name(name, f"command-{suffix}"))
     metadata["labels"] = metadata["labels"] | {RUN_LABEL: "command"}
     pod_template = _command_template(at(spec, "template"), arguments, variables)
-    kept = {key: value for key, value in spec.items() if key not in _INDEXED_FIELDS}
-    kept |= {
+    job_spec = {key: value for key, value in spec.items() if key not in _INDEXED_FIELDS}
+    job_spec |= {
         "activeDeadlineSeconds": deadline_s,
         "backoffLimit": 0,
         "ttlSecondsAfterFinished": COMMAND_TTL_S,
         "template": pod_template,
     }
-    policy = _single_attempt(at(kept, "podFailurePolicy"), pod_template["spec"])
-    kept.pop("podFailurePolicy", None)
+    policy = _single_attempt(at(job_spec, "podFailurePolicy"), pod_template["spec"])
+    job_spec.pop("podFailurePolicy", None)
     if policy:
-        kept["podFailurePolicy"] = policy
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": kept}
+        job_spec["podFailurePolicy"] = policy
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": job_spec}
 
 
 def _command_template(
     template: Mapping[str, Any], arguments: Sequence[str], variables: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return a pod's template whose worker has other arguments and variables."""
+    """Return a pod's template whose worker has these arguments and variables.
+
+    Raises ValueError if no main container runs the worker directly.
+    """
     labels = at(template, "metadata", "labels")
     spec = at(template, "spec")
-    ours = [container for container in workers(spec, labels) if container.is_main]
-    if not ours:
+    main_workers = [container for container in workers(spec, labels) if container.is_main]
+    if not main_workers:
         raise ValueError("no container of its template runs ops-worker")
-    command = with_arguments(ours[0].content, [_literal(word) for word in arguments])
+    replaced, *removed = main_workers
+    command = with_arguments(replaced.content, [_literal(word) for word in arguments])
     env = [
         entry
         for entry in map(mapping, items(command.get("env")))
         if entry.get("name") not in variables
     ]
     command["env"] = env + [{"name": name, "value": value} for name, value in variables.items()]
-    # Of several passes in one pod, only the first one makes room for the command.
-    others = {container.name for container in ours[1:]}
-    mains = [
-        command if container.name == ours[0].name else container.content
+    # If a pod has several passes, the command replaces the first. The others are removed.
+    removed_names = {container.name for container in removed}
+    main_containers = [
+        command if container.name == replaced.name else container.content
         for container in containers(spec)
-        if container.is_main and container.name not in others
+        if container.is_main and container.name not in removed_names
     ]
     metadata = {**at(template, "metadata"), "labels": {**labels, RUN_LABEL: "command"}}
     # With OnFailure, Kubernetes would delete the pod and its log when the command fails.
-    return {"metadata": metadata, "spec": {**spec, "containers": mains, "restartPolicy": "Never"}}
+    pod_spec = {**spec, "containers": main_containers, "restartPolicy": "Never"}
+    return {"metadata": metadata, "spec": pod_spec}
 
 
 def _literal(word: str) -> str:
-    """Return an argument that Kubernetes passes on as it is written here.
+    """Return an argument from which the container receives this word unchanged.
 
-    In arguments it replaces ``$(NAME)`` by the variable of the container, which may be a secret,
-    and ``$$`` by ``$``. Source: kubernetes.io, "Define a Command and Arguments for a Container",
-    and API reference, "Container", field ``args``.
+    In an argument, Kubernetes replaces ``$(NAME)`` by a variable of the container, which may be a
+    secret, and ``$$`` by ``$``.
+
+    Source: kubernetes.io, "Define a Command and Arguments for a Container", and API reference,
+    "Container", field ``args``.
     """
     return word.replace("$", "$$")
 
@@ -286,8 +321,8 @@ def _literal(word: str) -> str:
 def _single_attempt(policy: Mapping[str, Any], pod: Mapping[str, Any]) -> dict[str, Any]:
     """Return the rules of a podFailurePolicy that are valid for a single attempt.
 
-    A command is not repeated, so a pod that is evicted counts. A rule may name only containers
-    that exist.
+    A command is not repeated, so an evicted pod counts as a failure: no rule with the action Ignore
+    remains. A rule may only name containers that exist.
     """
     names = {container.name for container in containers(pod)}
     rules = [
@@ -300,27 +335,27 @@ def _single_attempt(policy: Mapping[str, Any], pod: Mapping[str, Any]) -> dict[s
 
 
 def _metadata(template: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the metadata of a Job that somebody makes from a CronJob's template."""
-    about = at(template, "metadata")
+    """Return the metadata of a Job that a person creates from a CronJob's template."""
+    metadata = at(template, "metadata")
     return {
         "name": name,
-        "labels": dict(at(about, "labels")),
-        "annotations": {MANUAL: "manual"} | dict(at(about, "annotations")),
+        "labels": dict(at(metadata, "labels")),
+        "annotations": {MANUAL: "manual"} | dict(at(metadata, "annotations")),
     }
 
 
-def _fitting(name: str, suffix: str) -> str:
-    """Return a Job's name with a suffix. A long name is cut, so that the suffix fits."""
+def _name(name: str, suffix: str) -> str:
+    """Return a Job's name of at most MAX_NAME characters. A long ``name`` is cut."""
     return f"{name[: MAX_NAME - 1 - len(suffix)].rstrip('-.')}-{suffix}"
 
 
 def is_manual(job: Mapping[str, Any]) -> bool:
-    """Return whether somebody made a Job from a CronJob."""
+    """Return whether a person created a Job from a CronJob."""
     return at(job, "metadata", "annotations").get(MANUAL) == "manual"
 
 
 def longest_wait_s(job: Mapping[str, Any]) -> float:
-    """Return the seconds after which a Job should have ended, with all its attempts."""
+    """Return the seconds in which a Job should end, with all its attempts."""
     deadline_s = at(job, "spec").get("activeDeadlineSeconds")
     if deadline_s is None:
         return WAIT_S

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 MAX_LISTED = 10
-"""Services that the closing line names."""
+"""The most names that a part of the closing line lists."""
 
 
 def text(outcome: Outcome) -> str:
-    """Return the closing line: the pass's name, what it counted, how long it took."""
+    """Return the closing line: the name of the pass, its counts, and its duration."""
     return f"{outcome.name}: {_body(outcome)} ({outcome.duration_s:.2f} s)"
 
 
 def document(outcome: Outcome) -> dict[str, Any]:
-    """Return the JSON document for scripts.
+    """Return the JSON document of ``--output json``.
 
-    Times are ISO 8601. The key of a duration names its unit.
+    Times are in ISO 8601. The key of a duration ends with its unit.
     """
     since = {change.verdict.target.name: change.since.isoformat() for change in outcome.updates}
     maintenance_until = None
@@ -75,6 +75,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
 
 
 def _rolled(rolled: Rolled) -> dict[str, Any]:
+    """Return the JSON document of what a rollup pass did."""
     return {
         **rolled._asdict(),
         "until": None if rolled.until is None else rolled.until.isoformat(),
@@ -83,6 +84,7 @@ def _rolled(rolled: Rolled) -> dict[str, Any]:
 
 
 def _sample(sample: Sample) -> dict[str, Any]:
+    """Return the JSON document of a sample."""
     row = {"service": sample.service, "metric": sample.metric, "value": sample.value}
     if sample.tags:
         row["tags"] = dict(sample.tags)
@@ -90,12 +92,12 @@ def _sample(sample: Sample) -> dict[str, Any]:
 
 
 def as_json(outcome: Outcome) -> str:
-    """Return the document on one line."""
+    """Return the JSON document on one line."""
     return json.dumps(document(outcome), allow_nan=False)
 
 
 def as_table(outcome: Outcome) -> str:
-    """Return a table of the services and one of the samples, the warnings and the closing line."""
+    """Return tables of the services and the samples, the warnings, and the closing line."""
     parts = []
     if outcome.verdicts:
         since = {
@@ -117,7 +119,7 @@ def as_table(outcome: Outcome) -> str:
 def summary(outcome: Outcome, exit_code: int, job: str = "") -> dict[str, Any]:
     """Return the short document for the termination message, which Kubernetes shows.
 
-    It leaves out what the database holds anyway.
+    It leaves out most facts that the database has.
     """
     unhealthy = [verdict for verdict in outcome.verdicts if not verdict.healthy]
     return {
@@ -132,16 +134,16 @@ def summary(outcome: Outcome, exit_code: int, job: str = "") -> dict[str, Any]:
     }
 
 
-def failed(name: str, error: str, exit_code: int, job: str = "") -> dict[str, Any]:
-    """Return the document of a pass that ended with an error."""
+def failure_summary(name: str, error: str, exit_code: int, job: str = "") -> dict[str, Any]:
+    """Return the document for the termination message of a pass that ended with an error."""
     return {"pass": name, "result": "failed", "exit_code": exit_code, "error": error, "job": job}
 
 
 def message(report: dict[str, Any], limit: int = 4000) -> str:
-    """Return a document as one line of at most ``limit`` bytes of JSON.
+    """Return a document as one line of JSON of at most ``limit`` bytes.
 
-    Kubernetes keeps 4,096 bytes of a termination message. Long strings are cut; if that is not
-    enough, the unhealthy services are left out. All characters are ASCII, so one is a byte.
+    Kubernetes keeps 4,096 bytes of a termination message. Long strings are cut. If that is not
+    enough, the unhealthy services are left out. All characters are ASCII, so each is one byte.
     """
     for length in (limit, 1000, 300):
         short = {
@@ -155,10 +157,11 @@ def message(report: dict[str, Any], limit: int = 4000) -> str:
 
 
 RENDERERS: dict[str, Callable[[Outcome], str]] = {"text": text, "json": as_json, "table": as_table}
-"""The values of ``--output``."""
+"""The renderer by the value of ``--output``."""
 
 
 def _body(outcome: Outcome) -> str:
+    """Return the closing line without the name and the duration of the pass."""
     if outcome.result is Result.OFF and outcome.rolled is not None:
         return "off: the pass of shard 0 does it for all shards"
     services = _services(outcome.verdicts)
@@ -172,8 +175,11 @@ def _body(outcome: Outcome) -> str:
     if outcome.result is Result.SKIPPED:
         return f"skipped: another {outcome.name} pass holds the lock; nothing was written"
     dry_run = outcome.result is Result.DRY_RUN
-    first = [services] if outcome.rolled is None else _rollup(outcome.rolled, dry_run=dry_run)
-    parts = [*first, *_remarks(outcome, dry_run=dry_run), *_alerts(outcome, dry_run=dry_run)]
+    parts = [services]
+    if outcome.rolled is not None:
+        parts = list(_rollup(outcome.rolled, dry_run=dry_run))
+    parts.extend(_remarks(outcome, dry_run=dry_run))
+    parts.extend(_alerts(outcome, dry_run=dry_run))
     if outcome.warnings:
         parts.append(_count(len(outcome.warnings), "warning"))
     if dry_run:
@@ -182,14 +188,14 @@ def _body(outcome: Outcome) -> str:
 
 
 def _remarks(outcome: Outcome, *, dry_run: bool) -> Iterator[str]:
-    """Yield what an operator should know besides the states of the services."""
+    """Yield facts for an operator, in addition to the states of the services."""
     if outcome.decided_by:
         yield f"{len(outcome.decided_by)} decided by another installation"
     repeated = [verdict for verdict in outcome.verdicts if verdict.attempts > 1]
     if repeated:
         confirmed = sum(not verdict.healthy for verdict in repeated)
         yield f"{len(repeated)} probed again, {confirmed} confirmed"
-    # A blind pass that probed nothing has said so.
+    # For a blind pass, the closing line already has these reasons.
     if outcome.unprobed and not outcome.blind_because:
         yield f"{len(outcome.unprobed)} not probed: {', '.join(outcome.unprobed_because)}"
     if outcome.because_of:
@@ -205,7 +211,7 @@ def _remarks(outcome: Outcome, *, dry_run: bool) -> Iterator[str]:
 
 
 def _maintenance(outcome: Outcome) -> Iterator[str]:
-    """Yield for which services no alert opens because of a maintenance."""
+    """Yield the services for which no alert opens because of a maintenance."""
     if outcome.maintenance_until is not None:
         yield f"maintenance until {outcome.maintenance_until:%Y-%m-%d %H:%M %Z}: no alert opens"
     elif outcome.under_maintenance:
@@ -214,7 +220,7 @@ def _maintenance(outcome: Outcome) -> Iterator[str]:
 
 
 def _rollup(rolled: Rolled, *, dry_run: bool) -> Iterator[str]:
-    """Yield what a rollup pass did, and where it is."""
+    """Yield what a rollup pass did, and how far it has come."""
     verb = "would be written" if dry_run else "written"
     hours, days = _count(rolled.hours, "hour"), _count(rolled.days, "day")
     yield f"{hours} and {days} {verb}, {_count(rolled.rows, 'row')}"
@@ -238,7 +244,10 @@ def _alerts(outcome: Outcome, *, dry_run: bool) -> Iterator[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Return the first names and the number of the others; the JSON document has them all."""
+    """Return the first MAX_LISTED names and the number of the others.
+
+    The JSON document has all names.
+    """
     listed = ", ".join(names[:MAX_LISTED])
     more = len(names) - MAX_LISTED
     if more > 0:
@@ -247,17 +256,20 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _services(verdicts: Sequence[Verdict]) -> str:
+    """Return the number of services, in total and by state."""
     counts = Counter(verdict.state for verdict in verdicts)
     states = [f"{counts[state]} {state}" for state in State if counts[state]]
     return ", ".join([_count(len(verdicts), "service"), *states])
 
 
 def _count(number: int, noun: str) -> str:
+    """Return a number with its noun in the singular or plural."""
     plural = "" if number == 1 else "s"
     return f"{number} {noun}{plural}"
 
 
 def _row(verdict: Verdict, since: dict[str, str], outcome: Outcome) -> tuple[str, ...]:
+    """Return the row of a service. ``since`` has the times by service."""
     latency = "-"
     if verdict.latency_ms is not None:
         latency = f"{verdict.latency_ms} ms"

@@ -11,10 +11,10 @@ from ops_worker.core.pods import at, containers, items, kubectl, mapping, text, 
 from ops_worker.core.start_problems import (
     PULL_REASONS,
     START_ERRORS,
-    cause,
-    described,
     is_start_problem,
+    problem_text,
     remedy,
+    safe_message,
 )
 from ops_worker.errors import OpsWorkerError, severity
 from ops_worker.text import format_age, one_line
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from ops_worker.core.cluster_events import ClusterEvent
 
 BLOCKED_S = 60.0
-"""Seconds after the end of a pass in which the other containers of its pod may end."""
+"""Seconds that the other containers of a pod have to end after its pass."""
 PULL_S = 20.0
-"""Seconds that a pull may take without a word. Most take less."""
+"""Seconds after which an unfinished pull is reported. Most pulls take less."""
 MAX_TERMINATION_TEXT = 300
-"""Characters of a termination message that are shown."""
+"""The most characters of a termination message that are shown."""
 USE_NATIVE_SIDECAR = (
     "make it a native sidecar (an init container with restartPolicy: Always), "
     "because a Job does not wait for those"
 )
 """The hint for a container that keeps a Job from completing."""
 OUT_OF_MEMORY = "OOMKilled"
-"""The reason with which Kubernetes ends a container that exceeds its memory limit."""
+"""The reason that Kubernetes reports for a container that exceeded its memory limit."""
 KILLED = 137
-"""The exit code of a process that SIGKILL ended: 128 and the number of the signal."""
+"""The exit code of a process that SIGKILL ended: 128 plus the number of the signal, 9."""
 KILLED_HINT = (
     "SIGKILL ended it: it did not end within terminationGracePeriodSeconds, or the node ran out of "
     "memory; see `{kubectl} get events`, and compare resources.limits.memory with what it uses"
@@ -47,11 +47,15 @@ KILLED_HINT = (
 
 
 def worker_names(pod: Mapping[str, Any]) -> list[str]:
-    """Return the names of the worker's containers; if none is recognised, the first container's."""
+    """Return the names of the worker's main containers.
+
+    If there is none, return the names of its init containers. If no container is recognised, return
+    the name of the first container.
+    """
     spec = at(pod, "spec")
-    ours = workers(spec, at(pod, "metadata", "labels"))
-    main_names = [container.name for container in ours if container.is_main]
-    names = main_names or [container.name for container in ours]
+    recognised = workers(spec, at(pod, "metadata", "labels"))
+    main_names = [container.name for container in recognised if container.is_main]
+    names = main_names or [container.name for container in recognised]
     if names:
         return names
     candidates = [container.name for container in containers(spec) if container.is_main]
@@ -61,16 +65,20 @@ def worker_names(pod: Mapping[str, Any]) -> list[str]:
 def terminated(pod: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the state in which the worker's container ended, or None if it has not ended.
 
-    Of several containers, the one with the worst exit code counts. The state has an exit code.
+    Of several containers, the container with the worst exit code counts. The state always has an
+    exit code.
     """
     end = _worst_end(pod)
-    return None if end is None else {**end[1], "exitCode": exit_code(end[1])}
+    if end is None:
+        return None
+    _, state = end
+    return {**state, "exitCode": exit_code(state)}
 
 
 def exit_code(end: Mapping[str, Any]) -> int:
     """Return the exit code of a container that ended.
 
-    Without one, it is the code of a failure: an unknown result is never shown as a success.
+    If it is unknown, return the code of a failure: an unknown result is never shown as a success.
     """
     code = end.get("exitCode")
     return code if isinstance(code, int) else OpsWorkerError.exit_code
@@ -86,7 +94,10 @@ def end_text(pod: Mapping[str, Any]) -> str:
 
 
 def _worst_end(pod: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
-    """Return the worker's container that ended worst, and its state; None if one still runs."""
+    """Return the name and state of the worker's container with the worst exit code.
+
+    None if one of the worker's containers has not ended.
+    """
     states = _states(pod)
     ends = [(name, at(states.get(name), "terminated")) for name in worker_names(pod)]
     if not ends or not all(state for _, state in ends):
@@ -95,7 +106,7 @@ def _worst_end(pod: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
 
 
 def memory_limit(pod: Mapping[str, Any], name: str) -> str:
-    """Return the memory limit of a container as its manifest has it; empty without one."""
+    """Return the memory limit of a container as it is in the manifest; empty without a limit."""
     for container in containers(at(pod, "spec")):
         if container.name == name:
             return text(at(container.content, "resources", "limits").get("memory"))
@@ -103,11 +114,11 @@ def memory_limit(pod: Mapping[str, Any], name: str) -> str:
 
 
 def other_failure(pod: Mapping[str, Any]) -> str:
-    """Return which container that is not the worker's failed; empty if none did."""
+    """Return a message about a failed container that is not the worker's; empty if none failed."""
     if text(at(pod, "status").get("phase")) == "Running":
         return ""
     spec = at(pod, "spec")
-    # The exit code of a native sidecar means nothing: Kubernetes stops it at the pod's end.
+    # Ignore the exit code of a native sidecar: Kubernetes stops it at the end of the pod.
     native_names = [container.name for container in containers(spec) if container.is_native_sidecar]
     ignored = {*worker_names(pod), *native_names}
     for name, state in _states(pod).items():
@@ -116,27 +127,28 @@ def other_failure(pod: Mapping[str, Any]) -> str:
             pod_name, prefix = pod["metadata"]["name"], kubectl(pod)
             result = termination_text(end, memory_limit(pod, name), prefix)
             return (
-                f"{_described(pod, name)} of pod {pod_name} ended with exit code "
+                f"{_kind_and_name(pod, name)} of pod {pod_name} ended with exit code "
                 f"{end['exitCode']}: {result}; "
                 f"see `{prefix} logs {pod_name} -c {name}`"
             )
     return ""
 
 
-def removed(pod: Mapping[str, Any]) -> str:
+def pod_failure(pod: Mapping[str, Any]) -> str:
     """Return why a pod failed as a whole, for example because it was evicted; empty otherwise."""
     status = at(pod, "status")
     if text(status.get("phase")) != "Failed" or not text(status.get("reason")):
         return ""
-    message = cause(text(status.get("message")))
+    message = safe_message(text(status.get("message")))
     problem = ": ".join(filter(None, (one_line(text(status.get("reason"))), message)))
     return f"pod {pod['metadata']['name']} failed: {problem}; see `kubectl describe nodes`"
 
 
 def blocked_job(pod: Mapping[str, Any], now: datetime | None = None) -> str:
-    """Return which container keeps a Job from completing after its pass ended; empty if none does.
+    """Return a message if a container still runs after the pass of its pod ended; empty otherwise.
 
-    With ``now``, only passes count that ended at least a minute before.
+    Such a container prevents the Job from completing. With ``now``, return a message only if the
+    pass ended at least BLOCKED_S seconds ago.
     """
     end = terminated(pod)
     if end is None or at(pod, "status").get("phase") != "Running":
@@ -156,8 +168,8 @@ def blocked_job(pod: Mapping[str, Any], now: datetime | None = None) -> str:
     return ""
 
 
-def killed(pod: Mapping[str, Any]) -> str:
-    """Return that the worker's container was killed, for example for its memory.
+def kill_text(pod: Mapping[str, Any]) -> str:
+    """Return a message if the worker's container was killed, for example for its memory.
 
     Empty if it was not. The log of such a container does not show the reason.
     """
@@ -173,19 +185,22 @@ def killed(pod: Mapping[str, Any]) -> str:
 def termination_text(end: Mapping[str, Any], limit: str = "", prefix: str = "kubectl") -> str:
     """Return the result of a pass from its termination message, on one line.
 
-    Of a message that is not the worker's, return the last line; without a message, the reason.
-    After OOMKilled the message is the end of the log, which says nothing about the memory.
-    ``limit`` is the memory limit of the container. ``prefix`` begins commands for its namespace.
+    If the message is not the worker's JSON, return its last line. Without a message, return the
+    reason of ``end``. After OOMKilled the message is the end of the log, which does not show the
+    use of memory.
+
+    ``limit`` is the memory limit of the container. ``prefix`` is the beginning of commands for its
+    namespace.
     """
     reason, message = text(end.get("reason")), str(end.get("message") or "")
     if reason == OUT_OF_MEMORY:
-        now = f", now {limit}" if limit else ""
+        current_limit = f", now {limit}" if limit else ""
         return (
-            f"{OUT_OF_MEMORY}: raise resources.limits.memory of the container{now} "
+            f"{OUT_OF_MEMORY}: raise resources.limits.memory of the container{current_limit} "
             "(the manifests set 128Mi)"
         )
     if reason in START_ERRORS:
-        return f"{reason}: {cause(message)}; {remedy(reason, message, prefix)}"
+        return f"{reason}: {safe_message(message)}; {remedy(reason, message, prefix)}"
     try:
         document = json.loads(message)
         result = str(document.get("error") or document.get("summary") or "")
@@ -205,7 +220,8 @@ def start_problem(
 ) -> str:
     """Return why a pod cannot start, and what to do; empty if it starts or has started.
 
-    ``events`` are the pod's Events, oldest first. With ``now``, a pull that takes long counts.
+    ``events`` are the pod's Events, oldest first. With ``now``, a pull that has lasted for PULL_S
+    seconds is a problem, too.
     """
     name = pod["metadata"]["name"]
     for container, waiting in _waiting(pod):
@@ -214,11 +230,11 @@ def start_problem(
             continue
         problem = f"pod {name} cannot start: "
         if container and container not in worker_names(pod):
-            problem += f"{_described(pod, container)}: "
+            problem += f"{_kind_and_name(pod, container)}: "
         message = text(waiting.get("message"))
         if reason in PULL_REASONS:
             message = with_pull_cause(message, events)
-        return problem + described(reason, message, kubectl(pod))
+        return problem + problem_text(reason, message, kubectl(pod))
     if text(at(pod, "status").get("phase")) != "Pending":
         return ""
     failure = start_failure(events, kubectl(pod))
@@ -228,7 +244,7 @@ def start_problem(
 
 
 def _slow_pull(pod: Mapping[str, Any], events: Sequence[ClusterEvent], now: datetime | None) -> str:
-    """Return that a pod waits for the pull of its image; empty if it does not, or not for long."""
+    """Return a message if a pod has waited PULL_S seconds for the pull of its image, else empty."""
     pull = unfinished_pull(events)
     if pull is None or now is None:
         return ""
@@ -237,7 +253,7 @@ def _slow_pull(pod: Mapping[str, Any], events: Sequence[ClusterEvent], now: date
         return ""
     return (
         f"pod {pod['metadata']['name']} has waited for {format_age(age_s)}: "
-        f"{cause(pull.message)}; {pull_remedy()}"
+        f"{safe_message(pull.message)}; {pull_remedy()}"
     )
 
 
@@ -249,15 +265,15 @@ def pull_remedy() -> str:
     )
 
 
-def waits(pod: Mapping[str, Any]) -> bool:
+def is_waiting(pod: Mapping[str, Any]) -> bool:
     """Return whether a pod has not started: it waits for a node, an image or a volume."""
     return text(at(pod, "status").get("phase")) in {"", "Pending"}
 
 
 def _waiting(pod: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Return what a pod waits for: the name of a container, with its reason and message.
+    """Yield the name of each container that waits, with its reason and message.
 
-    Where the pod itself waits for a node, the name is empty.
+    If the pod itself waits for a node, the name is empty.
     """
     for name, state in _states(pod).items():
         yield name, at(state, "waiting")
@@ -281,8 +297,8 @@ def statuses(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [mapping(entry) for field in fields for entry in items(status.get(field))]
 
 
-def _described(pod: Mapping[str, Any], name: str) -> str:
-    """Return a container's kind and name."""
+def _kind_and_name(pod: Mapping[str, Any], name: str) -> str:
+    """Return a container's kind and name, for messages."""
     for container in containers(at(pod, "spec")):
         if container.name == name and container.is_main:
             return f"container {name}"
@@ -290,5 +306,5 @@ def _described(pod: Mapping[str, Any], name: str) -> str:
 
 
 def time_of(stamp: Any) -> datetime | None:
-    """Return a time that Kubernetes wrote; None if there is none."""
+    """Return the time of a timestamp that Kubernetes wrote; None without a timestamp."""
     return datetime.fromisoformat(stamp) if stamp else None

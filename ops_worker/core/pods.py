@@ -1,4 +1,4 @@
-"""Which containers of a pod are the worker's, in a manifest and in a cluster.
+"""Find the containers of a pod that run the worker, in a manifest or in a cluster.
 
 A value of an unexpected type counts as absent.
 """
@@ -20,21 +20,21 @@ NAME_LABEL = "app.kubernetes.io/name"
 """The recommended label that names an application (kubernetes.io, "Recommended Labels")."""
 SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh"})
 WRAPPERS = frozenset({"tini", "dumb-init", "env", "nice"})
-"""Programs that run the program that follows them."""
+"""Programs that run another program, which follows them in the command line."""
 _ARGUMENTS = r"((?:[ \t]+[^\s;&|<>()]+)*)"
 _SCRIPT = re.compile(
     r"(?:^|[;&|(\n]|\b(?:exec|then|do|else)\s)\s*"
     rf"(?:(?:[^\s;&|(]*/)?{OURS}|[^\s;&|(]*python[0-9.]*(?:\s+-\S+)*\s+-m\s+ops_worker){_ARGUMENTS}"
 )
-"""The worker as a command of a shell script."""
+"""A command of a shell script that runs the worker. The group has its arguments."""
 _COMMAND = re.compile(rf"`(kubectl|{OURS} (?:cluster|trigger))(?= )")
-"""The beginning of a command in a message: those commands accept the same flags of a cluster."""
+"""The beginning of a command in a message that accepts the flags of a cluster (``--context``)."""
 RECOGNISED = (
     f"a container is the worker's if its name or its image's name is {OURS}, if it runs {OURS} or "
     "`python -m ops_worker`, or if it runs a pass and either sets OPS_WORKER_CATALOGUE or is in a "
     f"pod with the label {NAME_LABEL}: {OURS}"
 )
-"""How a container is recognised, in words."""
+"""The rules of ``workers`` in words, for messages."""
 
 
 class Container(NamedTuple):
@@ -46,52 +46,56 @@ class Container(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The name; empty if it has none."""
         return text(self.content.get("name"))
 
     @property
     def is_init(self) -> bool:
-        """True if it has to end before the main containers start: a plain init container."""
+        """Whether it is a plain init container: it must end before the main containers start."""
         return self.field == "initContainers" and not self.is_native_sidecar
 
     @property
     def is_native_sidecar(self) -> bool:
-        """True if it is an init container that runs beside the main containers.
+        """Whether it is an init container that runs beside the main containers.
 
-        A Job does not wait for it. Source: kubernetes.io, "Sidecar Containers".
+        A Job does not wait for its end. Source: kubernetes.io, "Sidecar Containers".
         """
         return self.field == "initContainers" and self.content.get("restartPolicy") == "Always"
 
     @property
     def is_main(self) -> bool:
-        """True if it is in ``containers``: a Job waits for it to end."""
+        """Whether it is in ``containers``: a Job waits for its end."""
         return self.field == "containers"
 
 
 class Invocation(NamedTuple):
-    """How a container runs the worker: the arguments, and the shell if a script holds them."""
+    """How a container runs the worker.
+
+    ``arguments`` are the worker's arguments. ``shell`` is the shell whose script runs the worker;
+    empty without a script.
+    """
 
     arguments: tuple[str, ...]
     shell: str = ""
 
 
 def mapping(node: Any) -> Mapping[str, Any]:
-    """Return a mapping as it is, and an empty one for anything else."""
+    """Return a mapping unchanged; an empty one for any other value."""
     return node if isinstance(node, dict) else {}
 
 
 def items(node: Any) -> list[Any]:
-    """Return a list as it is, and an empty one for anything else."""
+    """Return a list unchanged; an empty one for any other value."""
     return node if isinstance(node, list) else []
 
 
 def text(node: Any) -> str:
-    """Return a string as it is, and an empty one for anything else."""
+    """Return a string unchanged; an empty one for any other value."""
     return node if isinstance(node, str) else ""
 
 
 def at(node: Any, *path: str) -> Mapping[str, Any]:
-    """Return the mapping at a path of keys, and an empty one if there is none."""
+    """Return the mapping at a path of keys; an empty one if there is no mapping."""
     for key in path:
         node = mapping(node).get(key)
     return mapping(node)
@@ -107,7 +111,7 @@ def containers(spec: Mapping[str, Any]) -> list[Container]:
 
 
 def kubectl(content: Mapping[str, Any]) -> str:
-    """Return how a command for the namespace of an object begins: ``kubectl -n NAMESPACE``."""
+    """Return the beginning of a command for the namespace of an object: ``kubectl -n NAME``."""
     namespace = text(at(content, "metadata").get("namespace"))
     return f"kubectl -n {namespace}" if namespace else "kubectl"
 
@@ -120,30 +124,32 @@ def trigger(cronjob: Mapping[str, Any]) -> str:
 
 
 def with_flags(message: str, flags: str) -> str:
-    """Return a message whose commands, which stand in backquotes, have more flags.
+    """Add flags to the commands in a message. The commands are in backquotes.
 
-    ``flags`` name the cluster, for example ``--context NAME``. They are quoted for a shell.
+    ``flags`` name the cluster, for example ``--context NAME``. They are already quoted for a shell.
     """
-    return _COMMAND.sub(lambda match: f"`{match[1]} {flags}", message) if flags else message
+    if not flags:
+        return message
+    return _COMMAND.sub(lambda match: f"`{match[1]} {flags}", message)
 
 
 def workers(spec: Mapping[str, Any], labels: Mapping[str, Any]) -> list[Container]:
     """Return the containers that run the worker.
 
-    If none is recognised by itself, and the pod has the worker's label, those count that run a
-    pass.
+    If ``is_worker`` recognises none, and the pod has the worker's label, return the containers that
+    run a pass.
     """
     candidates = containers(spec)
-    certain = [container for container in candidates if recognised(container.content)]
-    if certain:
-        return certain
+    recognised = [container for container in candidates if is_worker(container.content)]
+    if recognised:
+        return recognised
     if labels.get(NAME_LABEL) != OURS:
         return []
     return [container for container in candidates if _runs_pass(container.content)]
 
 
-def recognised(container: Mapping[str, Any]) -> bool:
-    """Return whether a container is certainly the worker's, in any pod."""
+def is_worker(container: Mapping[str, Any]) -> bool:
+    """Return whether a container runs the worker, whatever the labels of its pod are."""
     if text(container.get("name")) in _container_names() or image_name(container) == OURS:
         return True
     names_program = _program_arguments(_words(container)) is not None
@@ -154,12 +160,15 @@ def recognised(container: Mapping[str, Any]) -> bool:
 
 
 def image_name(container: Mapping[str, Any]) -> str:
-    """Return the last part of the image's name, without registry, tag and digest."""
+    """Return the last part of the name of an image, without registry, tag and digest."""
     return text(container.get("image")).rpartition("/")[2].partition("@")[0].partition(":")[0]
 
 
 def invocation(container: Mapping[str, Any]) -> Invocation | None:
-    """Return how a container runs the worker; None if its command is another program."""
+    """Return how a container runs the worker; None if its command runs another program.
+
+    Without a command, the entrypoint of the image runs. It is taken for the worker.
+    """
     words = _words(container)
     arguments = _program_arguments(words)
     if items(container.get("command")):
@@ -167,23 +176,23 @@ def invocation(container: Mapping[str, Any]) -> Invocation | None:
             return _invocation_in_script(words)
         return Invocation(arguments)
     # The entrypoint of the worker's image is the worker. The entrypoint of another image may be a
-    # wrapper that runs its arguments.
+    # wrapper, which runs the program that its arguments name.
     if arguments is None or image_name(container) == OURS:
         return Invocation(words)
     return Invocation(arguments)
 
 
 def with_arguments(container: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
-    """Return a container that runs the worker with other arguments.
+    """Return a copy of a container that runs the worker, with these arguments.
 
-    Raises ValueError if a shell script runs the worker, or if another program runs.
+    Raises ValueError if the container runs the worker in a shell script, or another program.
     """
     run = invocation(container)
     if run is None or run.shell:
         program = "a shell script" if run else "another program"
         raise ValueError(f"container {text(container.get('name'))} runs {program}")
     words = _words(container)
-    # What runs the worker, for example an interpreter or a wrapper, stays in front.
+    # Keep the words before the arguments, for example an interpreter or a wrapper.
     program_words = words[: len(words) - len(run.arguments)]
     if items(container.get("command")):
         return {**container, "command": list(program_words), "args": list(arguments)}
@@ -191,7 +200,10 @@ def with_arguments(container: Mapping[str, Any], arguments: Sequence[str]) -> di
 
 
 def _invocation_in_script(words: Sequence[str]) -> Invocation | None:
-    """Return how a shell script in a command line (``sh -c SCRIPT``) runs the worker."""
+    """Return how a shell script in a command line runs the worker; None if there is none.
+
+    The script follows an option such as ``-c`` or ``-ec``.
+    """
     shell = next((_file_name(word) for word in words if _file_name(word) in SHELLS), "")
     if not shell:
         return None
@@ -210,7 +222,7 @@ def _words(container: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _program_arguments(words: Sequence[str]) -> tuple[str, ...] | None:
-    """Return what follows the worker's name in a command line; None for another program."""
+    """Return the arguments after the worker's name in a command line; None without the name."""
     for index, word in enumerate(words):
         if not _starts_program(words, index):
             continue
@@ -218,15 +230,15 @@ def _program_arguments(words: Sequence[str]) -> tuple[str, ...] | None:
             return tuple(words[index + 1 :])
         is_python = re.fullmatch(r"python[0-9.]*", _file_name(word))
         if is_python and "ops_worker" in words[index:]:
-            module = words.index("ops_worker", index)
-            if words[module - 1] != "-m":
+            module_index = words.index("ops_worker", index)
+            if words[module_index - 1] != "-m":
                 return None
-            return tuple(words[module + 1 :])
+            return tuple(words[module_index + 1 :])
     return None
 
 
 def _starts_program(words: Sequence[str], index: int) -> bool:
-    """Return whether a word of a command line is a program: the first, or after a wrapper."""
+    """Return whether a word of a command line is a program: the first word, or after a wrapper."""
     if index == 0 or words[index - 1] == "--":
         return True
     return index == 1 and _file_name(words[0]) in WRAPPERS
@@ -237,11 +249,13 @@ def _file_name(word: str) -> str:
 
 
 def _runs_pass(container: Mapping[str, Any]) -> bool:
-    """Return whether a container's first argument is a command that containers run."""
+    """Return whether the worker's first argument is a command that containers run."""
     run = invocation(container)
-    return run is not None and run.arguments[:1] in {(name,) for name in container_commands()}
+    if run is None or not run.arguments:
+        return False
+    return run.arguments[0] in container_commands()
 
 
 def _container_names() -> frozenset[str]:
-    """Return the names of containers that are the worker's."""
+    """Return the names by which ``is_worker`` recognises a container."""
     return frozenset({OURS, *(f"{OURS}-{command}" for command in container_commands())})

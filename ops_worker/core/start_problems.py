@@ -1,9 +1,10 @@
-"""What to do about a pod that cannot be created, placed or started.
+"""Choose a remedy for a pod that cannot be created, placed or started.
 
-Kubernetes reports a reason, which is one word, and a message. The reason alone is not enough: with
-``CreateContainerConfigError`` a Secret may be missing, a key, or a user that is not root. So the
-remedy follows the message, and the reason where no message is known. The messages are those of the
-kubelet, the scheduler and the API server of Kubernetes 1.31, and of containerd.
+Kubernetes reports a reason, which is one word, and a message. The reason alone is not enough: the
+cause of ``CreateContainerConfigError`` may be a missing Secret, a missing key, or an image that
+runs as root. So the message decides the remedy. For an unknown message, the reason decides. The
+messages are those of the kubelet, the scheduler and the API server of Kubernetes 1.31, and of
+containerd.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from ops_worker.text import one_line
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MAX_CAUSE = 1024
-"""The most characters of a cause that are shown: those that an Event's message may have.
+MAX_MESSAGE = 1024
+"""The most characters of a message that are shown: as many as an Event's message may have.
 
 Source: kubernetes.io, API reference, "Event" of events.k8s.io/v1, field ``note``.
 """
@@ -26,33 +27,38 @@ PULL_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailab
 START_ERRORS = frozenset({"StartError", "ContainerCannotRun"})
 """The reasons of a container that ended because its program could not be started."""
 APPLY_AGAIN = "apply your overlay again (`kubectl apply -k ...`), or run `helm upgrade`"
-"""What creates an object of the manifests that is missing.
+"""The remedy for a missing object that the manifests create.
 
-`kubectl apply -f k8s/` would create a second installation, because those files name a namespace.
+It is not `kubectl apply -f k8s/`, which could create a second installation: those files name a
+namespace.
 """
 WRONG_PLATFORM = "the image is not built for the processor of the node: build it for that platform"
 NO_SUCH_IMAGE = (
     "no such image or tag in the registry: check the image's name and tag, and push the image"
 )
-ABOUT_IMAGE = frozenset({WRONG_PLATFORM, NO_SUCH_IMAGE})
-"""What to do about answers that name the fault of the image."""
+IMAGE_REMEDIES = frozenset({WRONG_PLATFORM, NO_SUCH_IMAGE})
+"""The remedies for a pull whose error is certainly about the image itself."""
 NOT_ON_NODE = (
     "no image of this name and tag is on the node, or imagePullPolicy is Always: correct the "
     "image's name or tag, or load the image onto the node; if it is to come from Docker Hub: "
 )
-"""What to do first about an image without a registry in its name: it was probably to be loaded."""
-_IMAGE = re.compile(r'image "(?:docker\.io/(?:library/)?)?(?P<name>[^"]+)"')
-"""The name of the image in the message of a pull. containerd adds its default registry."""
-_REGISTRY = re.compile(r"[^/]*[.:][^/]*/|localhost/")
-"""How the name of an image begins that has a registry.
+"""The first remedy for an image without a registry in its name.
 
-Source: docs.docker.com, "docker image tag": a host has a dot or a port, or is localhost.
+Probably the image was to be loaded onto the node, and not to be pulled.
+"""
+_IMAGE = re.compile(r'image "(?:docker\.io/(?:library/)?)?(?P<name>[^"]+)"')
+"""The name of the image in a pull error, without the default registry that containerd adds."""
+_REGISTRY = re.compile(r"[^/]*[.:][^/]*/|localhost/")
+"""The registry at the beginning of the name of an image.
+
+A registry's host has a dot or a port, or is localhost. Source: docs.docker.com, "docker image tag".
 """
 _LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
+"""The login in a URL, for example of a proxy: it may have a password."""
 
 
 class _Remedy(NamedTuple):
-    """What to do if a message matches. ``text`` may name the groups of the pattern."""
+    """A pattern of messages, and what to do. ``text`` may name the groups of the pattern."""
 
     pattern: re.Pattern[str]
     text: str
@@ -99,7 +105,7 @@ _PULL_ANSWERS = (
         NO_SUCH_IMAGE,
     ),
 )
-"""What to do about an image that cannot be pulled, by the registry's or the network's answer."""
+"""The remedies for an image that cannot be pulled, by the error of the registry or network."""
 _PULL_REMEDIES = _remedies(_PULL_ANSWERS)
 
 _MESSAGES = (
@@ -249,7 +255,7 @@ _MESSAGES = (
         "the node's range of pod addresses is used up: delete pods, or enlarge the range",
     ),
 )
-"""What to do by message, whatever the reason is. The first pattern that matches counts."""
+"""The remedies by message, for all reasons. The first pattern that matches decides."""
 _REMEDIES = _remedies(_MESSAGES)
 
 _BY_REASON = {
@@ -282,7 +288,7 @@ _BY_REASON = {
     "FailedAttachVolume": "check the volumes of the pod's template: `{kubectl} describe pod`",
     "FailedCreate": "see `{kubectl} describe {owner}`",
 }
-"""What to do by reason, if no message is known. A reason that is not here is no problem."""
+"""The remedies by reason, for unknown messages. A reason that is not here is not a problem."""
 
 
 def is_start_problem(reason: str) -> bool:
@@ -293,34 +299,41 @@ def is_start_problem(reason: str) -> bool:
 def remedy(reason: str, message: str, kubectl: str = "kubectl", owner: str = "job") -> str:
     """Return what to do about a pod that cannot start.
 
-    ``kubectl`` is how a command for the pod's namespace begins. ``owner`` is what creates the pod:
-    its kind and, where that is known, its name.
+    ``kubectl`` is the beginning of a command for the pod's namespace. ``owner`` is the object that
+    creates the pod: its kind and, if known, its name.
     """
     candidates = _REMEDIES
     if reason in PULL_REASONS:
         candidates = (*_PULL_REMEDIES, *_REMEDIES)
     for candidate in candidates:
         match = candidate.pattern.search(message)
-        if match:
-            names = {name: one_line(value or "") for name, value in match.groupdict().items()}
-            hint = candidate.text.format(kubectl=kubectl, **names)
-            is_doubtful = candidate in _PULL_REMEDIES and hint not in ABOUT_IMAGE
-            return f"{NOT_ON_NODE}{hint}" if is_doubtful and _has_no_registry(message) else hint
+        if match is None:
+            continue
+        names = {name: one_line(value or "") for name, value in match.groupdict().items()}
+        hint = candidate.text.format(kubectl=kubectl, **names)
+        # The node may have asked a registry only because the image was not loaded onto it.
+        is_of_registry = candidate in _PULL_REMEDIES and hint not in IMAGE_REMEDIES
+        if is_of_registry and _has_no_registry(message):
+            return f"{NOT_ON_NODE}{hint}"
+        return hint
     return _BY_REASON.get(reason, "see `{kubectl} describe`").format(kubectl=kubectl, owner=owner)
 
 
 def _has_no_registry(message: str) -> bool:
-    """Return whether the message of a pull names an image without a registry."""
+    """Return whether a pull error names an image without a registry."""
     match = _IMAGE.search(message)
     return match is not None and not _REGISTRY.match(match["name"])
 
 
-def cause(message: str) -> str:
-    """Return a message of Kubernetes on one line, whole, without the logins of URLs."""
-    return one_line(_LOGIN.sub("***@", " ".join(message.split())), MAX_CAUSE)
+def safe_message(message: str) -> str:
+    """Return a message of Kubernetes on one line, without the logins of URLs.
+
+    It is cut only after MAX_MESSAGE characters.
+    """
+    return one_line(_LOGIN.sub("***@", " ".join(message.split())), MAX_MESSAGE)
 
 
-def described(reason: str, message: str, kubectl: str = "kubectl", owner: str = "job") -> str:
-    """Return a reason, its whole message, and what to do. See ``remedy``."""
-    problem = ": ".join(filter(None, (one_line(reason), cause(message))))
+def problem_text(reason: str, message: str, kubectl: str = "kubectl", owner: str = "job") -> str:
+    """Return a reason, its message, and what to do. See ``remedy``."""
+    problem = ": ".join(filter(None, (one_line(reason), safe_message(message))))
     return f"{problem}; {remedy(reason, message, kubectl, owner)}"

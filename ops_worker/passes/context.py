@@ -9,7 +9,7 @@ from ops_worker import __version__
 from ops_worker.adapters import machine
 from ops_worker.adapters.postgres import doubt_rows, own_alert, pass_writes
 from ops_worker.core import health
-from ops_worker.core.doubt import Assessment, DoubtRow, Evidence, assess, believed
+from ops_worker.core.doubt import Assessment, DoubtRow, Evidence, assess, belief_warning
 from ops_worker.core.installations import tags_of
 from ops_worker.core.model import Outcome, Result
 from ops_worker.core.samples import certificate_samples, latency_samples, self_metrics
@@ -128,7 +128,7 @@ class Context(NamedTuple):
         row = doubt_rows.settle(
             transaction, assessment, before, self.settings.doubt_passes, dry_run=self.dry_run
         )
-        if row is not None and (warning := believed(row)):
+        if row is not None and (warning := belief_warning(row)):
             transaction.warnings.append(warning)
         return row
 

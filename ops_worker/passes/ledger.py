@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ops_worker.adapters.postgres import ledger_writes
-from ops_worker.core.sightings import Sightings, seen_by_pass
+from ops_worker.core.sightings import Sightings, pending_sighting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,8 +52,8 @@ class PassLedger:
         if self._number is not None or self._context.dry_run:
             return
         config, _ = self._context.settings.config
-        pass_entry = seen_by_pass(self._verdicts, self._begun, self._context.period_s, config)
-        self._number = self._sightings.add(pass_entry)
+        sighting = pending_sighting(self._verdicts, self._begun, self._context.period_s, config)
+        self._number = self._sightings.add(sighting)
 
     def enter(self, transaction: Transaction, *, is_blind: bool = False) -> None:
         """Enter all waiting passes, oldest first, in the transaction of this pass.

@@ -190,7 +190,7 @@ def test_half_open_connection(looped: Worker, primary: Postgres) -> None:
         with looped.start("metrics", "--every", "1", DATABASE_URL=url) as process:
             await_samples(process, Database(primary.url()), 2)
             line.silent.set()
-            assert line.swallowed.wait(60), "a tick meets the dead line"
+            assert line.has_dropped.wait(60), "a tick meets the dead line"
             line.target = new_primary.port
             line.silent.clear()
             await_samples(process, Database(new_primary.url()), 3)

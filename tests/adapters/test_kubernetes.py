@@ -57,7 +57,7 @@ def test_pages(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
     ]
     assert main(["cluster"]) == 0
     assert "ops-worker-metrics" in capsys.readouterr().out
-    assert "continue=more" in server.asked[1][1]
+    assert "continue=more" in server.requests[1][1]
 
 
 def test_other_labels(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +90,7 @@ def test_other_labels(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> 
         "no table",
     )
     assert any(
-        "labelSelector=batch.kubernetes.io%2Fjob-name" in path for _, path, _ in server.asked
+        "labelSelector=batch.kubernetes.io%2Fjob-name" in path for _, path, _ in server.requests
     )
 
 
@@ -199,7 +199,7 @@ def test_redirect(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None
     server.answers[f"GET {BATCH}/cronjobs"] = (307, {"message": "elsewhere"})
     assert main(["cluster"]) == 1
     assert last_error_line(capsys).endswith("answered 307 to list cronjobs: elsewhere")
-    assert [path.partition("?")[0] for _, path, _ in server.asked] == [f"{BATCH}/cronjobs"]
+    assert [path.partition("?")[0] for _, path, _ in server.requests] == [f"{BATCH}/cronjobs"]
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -208,7 +208,7 @@ def test_no_retry(server: ApiServer, status: int) -> None:
     server.headers["Retry-After"] = "0"
     server.answers[f"GET {BATCH}/cronjobs"] = (status, {"message": "busy"})
     assert main(["cluster"]) == 1
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 def test_no_models(server: ApiServer) -> None:
@@ -228,7 +228,7 @@ def test_no_models(server: ApiServer) -> None:
     )
     loaded = result.stdout.splitlines()
     # CronJobs, Deployments, Jobs, pods, and four kinds of Events.
-    assert len(server.asked) == 8
+    assert len(server.requests) == 8
     assert "kubernetes.client.api_client" in loaded
     assert not [
         name
@@ -386,7 +386,7 @@ def test_announce(in_pod: ApiServer) -> None:
         )
         == []
     )
-    first, second = (body for method, _, body in in_pod.asked if method == "POST")
+    first, second = (body for method, _, body in in_pod.requests if method == "POST")
     cronjob_reference = {
         "apiVersion": "batch/v1",
         "kind": "CronJob",

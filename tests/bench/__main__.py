@@ -1,7 +1,7 @@
-"""``make bench``: run the benchmarks one after the other; print tables and write bench.json.
+"""``make bench``: run the benchmarks one after the other, print tables, and write bench.json.
 
-The worker runs in a virtual environment with only its dependencies, compiled as in the image.
-Compare the ratios within one run. The milliseconds depend on the machine.
+The worker runs in a virtual environment with its dependencies only, compiled as in the image.
+Compare the ratios of one run. The milliseconds depend on the machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SECTIONS = ("passes", "targets", "latency", "rows", "figures", "history", "ledge
 
 
 def main() -> None:
-    """Run the sections that the arguments name."""
+    """Run the sections that the arguments name, each on a new server."""
     parser = argparse.ArgumentParser(prog="bench", description="Measure the worker.")
     parser.add_argument(
         "sections",
@@ -54,7 +54,7 @@ def main() -> None:
     worker = str(Path(python).with_name("ops-worker"))
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     print(machine)
-    found: dict[str, Any] = {"machine": machine}
+    results: dict[str, Any] = {"machine": machine}
     most = max(options.targets)
     for section in options.sections or SECTIONS:
         with Postgres() as server:
@@ -62,25 +62,25 @@ def main() -> None:
             load_platform(url)
             plans: list[str] = []
             if section == "passes":
-                found[section] = passes.run(python, worker, url, options.rounds)
+                results[section] = passes.run(python, worker, url, options.rounds)
             elif section == "targets":
-                found[section] = targets.run(python, worker, url, tuple(options.targets))
+                results[section] = targets.run(python, worker, url, tuple(options.targets))
             elif section == "latency":
-                found[section] = targets.latencies(worker, url, most)
+                results[section] = targets.latencies(worker, url, most)
             elif section == "rows":
-                found[section] = rows.run(url, tuple(options.targets[1:]))
+                results[section] = rows.run(url, tuple(options.targets[1:]))
             elif section == "figures":
-                found[section], plans = figures.run(url, options.devices, 2 * options.devices)
+                results[section], plans = figures.run(url, options.devices, 2 * options.devices)
             elif section == "history":
-                found[section], plans = history.run(url, min(options.rounds, 5))
+                results[section], plans = history.run(url, min(options.rounds, 5))
             elif section == "ledger":
-                found[section] = ledger.run(url, min(options.rounds, 5))
+                results[section] = ledger.run(url, min(options.rounds, 5))
             else:
-                found[section] = targets.shards(worker, url, most)
-        table(section, found[section])
+                results[section] = targets.shards(worker, url, most)
+        table(section, results[section])
         if plans:
             print("\n" + "\n".join(plans))
-    Path("bench.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    Path("bench.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

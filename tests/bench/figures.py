@@ -1,6 +1,6 @@
 """The cost of the platform's figures on a large fleet.
 
-The tables are measured after a vacuum, after heartbeats, and with the proposed indexes.
+The figures are measured after a vacuum, after heartbeats, and with the proposed indexes.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ FROM generate_series(1, ALERTS) AS n
 HEARTBEATS = (
     "UPDATE device_state SET last_heartbeat_at = now() WHERE abs(hashtext(device_id)) % 10 = 0"
 )
+"""A tenth of the devices sends a heartbeat."""
 TIMES = 5
+"""How often each figure is measured."""
 
 
 def run(url: str, devices: int, alerts: int) -> tuple[list[dict[str, Any]], list[str]]:
     """Measure each figure in three states of the tables; return the rows and the last plans.
 
-    The time of a figure is that of its fastest run, in milliseconds.
+    The time of a figure is the time of its fastest run, in milliseconds.
     """
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SET session_replication_role = replica")  # no notification for each row
-        for statement in (
-            FLEET.replace("DEVICES", str(devices)).replace("ALERTS", str(alerts)).split(";")
-        ):
+        script = FLEET.replace("DEVICES", str(devices)).replace("ALERTS", str(alerts))
+        for statement in script.split(";"):
             connection.execute(statement.encode())
         for table in ("device_state", "fleet_alert"):
             connection.execute(f"VACUUM ANALYZE {table}".encode())
@@ -54,33 +55,32 @@ def run(url: str, devices: int, alerts: int) -> tuple[list[dict[str, Any]], list
         store.close()
         connection.execute("ANALYZE device_state")
         states["with the proposed index"] = _measured(connection)
-        plans = [
-            f"{name}:\n"
-            + "\n".join(
-                f"    {row[0]}"
-                for row in connection.execute(f"EXPLAIN (ANALYZE, BUFFERS) {sql}".encode())
-            )
-            for name, sql in _figures()
-        ]
-    rows = [
-        {"figure": name, **{f"{state}, ms": found[name] for state, found in states.items()}}
+        plans = [_plan(connection, name, sql) for name, sql in _figures()]
+    rows: list[dict[str, Any]] = [
+        {"figure": name, **{f"{state}, ms": times[name] for state, times in states.items()}}
         for name, _ in _figures()
     ]
-    total: dict[str, Any] = {"figure": "all"}
-    return [
-        *rows,
-        total | {f"{state}, ms": sum(found.values()) for state, found in states.items()},
-    ], plans
+    totals = {f"{state}, ms": sum(times.values()) for state, times in states.items()}
+    rows.append({"figure": "all", **totals})
+    return rows, plans
+
+
+def _plan(connection: psycopg.Connection[Any], name: str, sql: str) -> str:
+    """Return the plan of a figure as text."""
+    lines = connection.execute(f"EXPLAIN (ANALYZE, BUFFERS) {sql}".encode())
+    return f"{name}:\n" + "\n".join(f"    {row[0]}" for row in lines)
 
 
 def _figures() -> list[tuple[str, str]]:
+    """Return the name and the statement of each figure of the built-in catalogue."""
     return [(figure.name, figure.sql) for figure in load(None, Surroundings({}))[0].figures]
 
 
 def _measured(connection: psycopg.Connection[Any]) -> dict[str, float]:
-    found: dict[str, float] = {}
+    """Return the milliseconds of the fastest run of each figure."""
+    times: dict[str, float] = {}
     for name, sql in _figures() * TIMES:
         begun = time.monotonic()
         connection.execute(sql.encode()).fetchall()
-        found[name] = min(found.get(name, 1e9), (time.monotonic() - begun) * 1000)
-    return found
+        times[name] = min(times.get(name, 1e9), (time.monotonic() - begun) * 1000)
+    return times

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from ops_worker import settings
 from ops_worker.adapters.postgres import (
     HISTORY_OPTIONAL_TABLES,
     HISTORY_TABLES,
@@ -25,6 +24,7 @@ from ops_worker.adapters.postgres import (
     history,
     ledger_reads,
 )
+from ops_worker.catalogue import Surroundings, load
 from ops_worker.history.series import counter_rule
 from ops_worker.sql import queries
 from tests.bench.tools import measure
@@ -50,8 +50,10 @@ sys.argv = ["ops-worker", "report", "-o", "-", "--since", sys.argv[1]]
 from ops_worker.__main__ import run
 run()
 """
-"""A report without its page and charts: it only reads and computes the numbers."""
+"""A process that makes a report without its page and charts. It only reads and computes."""
+"""A process that reads the samples of a span once: its argument."""
 SPANS = ("1h", "24h", "7d")
+"""The values of ``--since``."""
 PLANNED_S = 604_800.0
 """The period of which the plans are shown, in seconds."""
 
@@ -59,11 +61,11 @@ PLANNED_S = 604_800.0
 def run(url: str, rounds: int) -> tuple[list[dict[str, Any]], list[str]]:
     """Run each command and the floor of its span in turn.
 
-    Return the medians with their ratios, and the plans of seven days.
+    Return the medians with their ratios, and the plans for seven days.
     """
     seed(url, DAYS * 24, moved_clock=True)
     env = {"PATH": os.environ["PATH"], "DATABASE_URL": url, "PASS_DEADLINE": "600"}
-    # This Python has the extras. Only the commands for people need them.
+    # The commands for people need the extras, which only this Python has.
     worker = [sys.executable, "-m", "ops_worker"]
     subprocess.run([*worker, "init-db"], env=env, check=True, stdout=subprocess.DEVNULL)
     with psycopg.connect(url, autocommit=True) as connection:
@@ -71,6 +73,7 @@ def run(url: str, rounds: int) -> tuple[list[dict[str, Any]], list[str]]:
         subprocess.run([*worker, "rollup"], env=env, check=True, stdout=subprocess.DEVNULL)
         connection.execute("VACUUM ANALYZE ops_worker_hour, ops_worker_day")
         number = next(iter(connection.execute("SELECT count(*) FROM system_metrics")))[0]
+    column = f"of {number} rows"
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         page = str(Path(folder) / "report.html")
@@ -85,26 +88,25 @@ def run(url: str, rounds: int) -> tuple[list[dict[str, Any]], list[str]]:
             for _ in range(rounds):
                 for name, command in commands.items():
                     costs[name].append(measure(command, env).wall_ms / 1000)
-            walls = {name: statistics.median(found) for name, found in costs.items()}
+            walls = {name: statistics.median(seconds) for name, seconds in costs.items()}
             rows += [
                 {
-                    f"of {number} rows": f"{name}, {span}",
+                    column: f"{name}, {span}",
                     "wall s": wall,
                     "of reading": wall / walls["reading the rows"],
                 }
                 for name, wall in walls.items()
             ]
-            explain = statistics.median(
-                measure([*worker, "explain", "ingest"], env).wall_ms / 1000 for _ in range(rounds)
-            )
-    what = f"of {number} rows"
-    day = next(row["wall s"] for row in rows if row[what] == "reading the rows, 24h")
-    rows.append({what: "explain, 24h", "wall s": explain, "of reading": explain / day})
+    explain = statistics.median(
+        measure([*worker, "explain", "ingest"], env).wall_ms / 1000 for _ in range(rounds)
+    )
+    floor = next(row["wall s"] for row in rows if row[column] == "reading the rows, 24h")
+    rows.append({column: "explain, 24h", "wall s": explain, "of reading": explain / floor})
     return rows, _plans(url)
 
 
 def _plans(url: str) -> list[str]:
-    """Return the plan of every statement that reads for a status of seven days."""
+    """Return the plan of every statement of a status of seven days."""
     plans = []
     with psycopg.connect(url) as connection:
         connection.execute("SET work_mem = '64MB'")
@@ -118,10 +120,11 @@ def _plans(url: str) -> list[str]:
 def _statements(url: str) -> list[tuple[str, Any]]:
     """Return the statements that a status of seven days executes, with their parameters."""
     executed: list[tuple[str, Any]] = []
+    builtin_catalogue, _ = load(None, Surroundings({}))
+    is_counter = counter_rule(builtin_catalogue.targets)
 
     def read(transaction: Transaction) -> None:
-        """Read as the command does."""
-        is_counter = counter_rule(settings.load().catalogue.targets)
+        """Execute the statements of `status`."""
         with _recorded(executed):
             rows = history.status_rows(transaction, PLANNED_S, 24, is_counter)
             services = [row.service for row in rows.services]
@@ -135,16 +138,17 @@ def _statements(url: str) -> list[tuple[str, Any]]:
 
 @contextlib.contextmanager
 def _recorded(executed: list[tuple[str, Any]]) -> Iterator[None]:
-    """Append each statement that a transaction executes, with its parameters."""
+    """Record the name and the parameters of each statement that a transaction executes."""
     query, execute = Transaction.query, Transaction.execute
 
     def recording(method: Callable[..., Any]) -> Callable[..., Any]:
         """Return a method that records each statement and then executes it."""
 
         def run(transaction: Transaction, *arguments: Any) -> Any:
-            """Execute a statement. Its name may follow the type of its rows."""
-            words = [argument for argument in arguments if isinstance(argument, str)]
-            executed.append((words[0], arguments[-1] if arguments[-1] != words[0] else None))
+            """Execute a statement. Before its name, there may be the type of its rows."""
+            name = next(argument for argument in arguments if isinstance(argument, str))
+            parameters = None if arguments[-1] == name else arguments[-1]
+            executed.append((name, parameters))
             return method(transaction, *arguments)
 
         return run

@@ -1,4 +1,4 @@
-"""A ledger of a year, written by the rules of ``core.ledger``: services, incidents and holes."""
+"""Write the ledger of a year by the rules of ``core.ledger``, with incidents and holes."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ if TYPE_CHECKING:
 
 DAYS = 365
 HOLES = 500
+"""The number of times without a pass."""
 INCIDENTS = 10
+"""The number of incidents of each service."""
 HOLE_S = (200, 3600)
 """The shortest and the longest time without a pass, in seconds."""
 INCIDENT_PASSES = 60
-"""The highest number of passes that see an incident."""
+"""The most passes of an incident."""
 CLASSES = {"down": "refused", "degraded": "http_503", "unknown": "timeout"}
+"""The reason class of each unhealthy state."""
 RUN_COLUMNS = (*Run._fields, "pass", "installation")
 SPAN_COLUMNS = (*Span._fields, "pass")
 NEXT_ID = "SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id)) FROM {table}"
-"""Number the next rows after those that were copied."""
+"""Give the next rows higher numbers than the copied rows."""
 
 
 def copy_year(
     connection: psycopg.Connection[Any], name: str, services: Sequence[str], period_s: float
 ) -> None:
-    """Write the year up to now, as the pass ``name`` would have recorded it."""
+    """Write the ledger of the year up to now, as the pass ``name`` would have written it."""
     chance = random.Random(f"{name} {len(services)}")
     runs = _runs(chance, period_s)
     with connection.cursor() as cursor:
@@ -51,7 +54,7 @@ def copy_year(
 
 
 def _runs(chance: random.Random, period_s: float) -> list[Run]:
-    """Return the runs of a year; each hole is longer than the patience."""
+    """Return the runs of a year. Each hole is longer than the patience."""
     now = datetime.now(UTC)
     begun = now - timedelta(days=DAYS)
     holes = sorted(chance.uniform(0, DAYS * 86_400) for _ in range(HOLES))
@@ -63,7 +66,7 @@ def _runs(chance: random.Random, period_s: float) -> list[Run]:
         book = Book(runs[-1] if runs else None, list, now)
         book.enter(Sighting(begun=first, sights=(), period_s=period_s, config="bench"))
         (run,) = book.runs
-        # Each of the other passes only counts one more.
+        # The other passes are not entered: they would only change last_at and passes.
         runs.append(run._replace(id=len(runs) + 1, last_at=last, passes=passes))
         first = last + timedelta(seconds=period_s + chance.uniform(*HOLE_S))
     return runs
@@ -72,16 +75,17 @@ def _runs(chance: random.Random, period_s: float) -> list[Run]:
 def _spans(
     chance: random.Random, runs: Sequence[Run], service: str, period_s: float
 ) -> Iterator[Span]:
-    """Yield the spans of a service: a book for each pass that saw a change."""
+    """Yield the spans of a service. Only the passes with a change are entered."""
+    # The index of a run, the number of a pass in this run, and the state from this pass on.
     changes = [(0, 1, "healthy")]
-    long_runs = [place for place, run in enumerate(runs) if run.passes > 2 * INCIDENT_PASSES]
-    for place in sorted(chance.sample(long_runs, INCIDENTS)):
-        begun = chance.randrange(2, runs[place].passes - INCIDENT_PASSES)
+    long_runs = [index for index, run in enumerate(runs) if run.passes > 2 * INCIDENT_PASSES]
+    for index in sorted(chance.sample(long_runs, INCIDENTS)):
+        begun = chance.randrange(2, runs[index].passes - INCIDENT_PASSES)
         ended = begun + chance.randrange(1, INCIDENT_PASSES)
-        changes += [(place, begun, chance.choice([*CLASSES])), (place, ended, "healthy")]
+        changes += [(index, begun, chance.choice([*CLASSES])), (index, ended, "healthy")]
     span: Span | None = None
-    for place, number, state in changes:
-        run = runs[place]
+    for index, number, state in changes:
+        run = runs[index]
         time = run.first_at + timedelta(seconds=(number - 1) * period_s)
         before = run._replace(
             passes=number - 1, last_at=time - timedelta(seconds=period_s), digest=""

@@ -1,18 +1,17 @@
 """The cost of a pass as a process, compared with a hand-written floor.
 
-The floor is the least program that does the work: psycopg and raw sockets, one connection, one
-statement, no framework, no settings, no alerts. Compare the ratios of the worker to the floor.
-The milliseconds depend on the machine.
+The floor is the smallest program that does the work: psycopg and raw sockets, one connection, one
+statement, no framework, no settings, no alerts. Compare the ratios of the worker to the floor. The
+milliseconds depend on the machine.
 """
 
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 from typing import Any
 
-from tests.bench.tools import Cost, measure
+from tests.bench.tools import Cost, measure, median_cost
 from tests.stubs import Stubs
 
 FLOOR = """
@@ -52,9 +51,9 @@ LIBRARIES = "import gc; gc.disable(); import psycopg, httpx, h11, pydantic_setti
 
 
 def run(python: str, worker: str, url: str, rounds: int) -> list[dict[str, Any]]:
-    """Run the floor and the passes in turn.
+    """Run the floors and the passes in turn.
 
-    Return the medians, and the ratio of each to the floor before it.
+    Return the medians. The ratio of a pass is to the floor before it in the table.
     """
     with Stubs() as stubs:
         four = {"PATH": os.environ["PATH"], "DATABASE_URL": url} | stubs.env
@@ -74,13 +73,14 @@ def run(python: str, worker: str, url: str, rounds: int) -> list[dict[str, Any]]
         for number in range(rounds + 2):
             for name, (command, env) in runs.items():
                 cost = measure(command, env)
-                if number >= 2:
+                if number >= 2:  # the first two rounds are a warm-up
                     costs[name].append(cost)
     rows: list[dict[str, Any]] = []
     base = 0.0
-    for name, found in costs.items():
-        cost = Cost(*(statistics.median(column) for column in zip(*found, strict=True)))
-        base = cost.cpu_ms if name.startswith(("floor", "import")) else base
+    for name, program_costs in costs.items():
+        cost = median_cost(program_costs)
+        if name.startswith(("floor", "import")):
+            base = cost.cpu_ms
         rows.append(
             {
                 "one pass": name,

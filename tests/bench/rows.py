@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ops_worker.core.model import Recorded
 
 STEPS = (
+    # The name of a step, and whether the services are down.
     ("all new", False),
     ("all as before", False),
     ("all alerts open", True),
@@ -24,9 +25,9 @@ STEPS = (
 
 
 def run(url: str, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Measure the transaction, from its beginning to its commit, in milliseconds.
+    """Measure transactions from the beginning to the commit, in milliseconds.
 
-    The time of the planning is subtracted, because it is CPU of the worker.
+    The time of the planning is subtracted, because it is CPU time of the worker.
     """
     rows = []
     store = Store({"conninfo": url})
@@ -53,25 +54,28 @@ def run(url: str, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
 
 
 def _health(store: Store, size: int, *, down: bool) -> float:
+    """Return the milliseconds of the transaction of a health pass."""
     moment = time.monotonic()
     targets = [Target(f"w{size}-{n}", "", "", ()) for n in range(size)]
     counters = {"messages_received": 123456, "messages_written": 123450, "queue_depth": 17}
     verdicts = [
-        Verdict(one, moment, State.DOWN, "Connection refused")
+        Verdict(target, moment, State.DOWN, "Connection refused")
         if down
-        else Verdict(one, moment, State.HEALTHY, "", 12, 200, counters)
-        for one in targets
+        else Verdict(target, moment, State.HEALTHY, "", 12, 200, counters)
+        for target in targets
     ]
-    planning = 0.0
+    planning_s = 0.0
 
-    def keep(transaction: Transaction) -> Recorded:
-        nonlocal planning
-        before = pass_writes.known_states(transaction, [one.name for one in targets])
+    def record(transaction: Transaction) -> Recorded:
+        """Write the rows as a health pass does."""
+        nonlocal planning_s
+        names = [target.name for target in targets]
+        before = pass_writes.known_states(transaction, names)
         begun = time.monotonic()
         updates = plan(verdicts, before, Thresholds(), transaction.time_of, transaction.now)
-        planning = time.monotonic() - begun
+        planning_s = time.monotonic() - begun
         return pass_writes.record_health(transaction, updates)
 
     begun = time.monotonic()
-    assert store.write(HEALTH.transaction, keep) is not None
-    return (time.monotonic() - begun - planning) * 1000
+    assert store.write(HEALTH.transaction, record) is not None
+    return (time.monotonic() - begun - planning_s) * 1000

@@ -1,8 +1,8 @@
 """A fast server for probes: one thread, ``select.epoll``, and one prepared answer.
 
-It listens on all loopback addresses at one port, so that 127.0.0.1, 127.0.0.2, ... are different
-targets. With a wait, it answers each request so many milliseconds later, from a queue of due times.
-If a client records a longer latency, the difference comes from the client and the kernel.
+It listens on one port of all loopback addresses, so that 127.0.0.1, 127.0.0.2, ... are different
+targets. Its argument is the time in milliseconds after which it answers a request. If a client
+records a longer latency, the difference comes from the client and the kernel.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ ANSWER = (
 
 
 class Server:
-    """The listening socket, the connections, and the answers that are due."""
+    """The listening socket, the connections, and the queue of answers.
+
+    ``due`` has the moment and the descriptor of each answer, in order.
+    """
 
     def __init__(self, wait_s: float) -> None:
         self.wait_s = wait_s
@@ -52,7 +55,7 @@ class Server:
                 self.answer(self.due.popleft()[1])
 
     def accept(self) -> None:
-        """Accept every connection that waits."""
+        """Accept all waiting connections."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 connection, _ = self.listener.accept()
@@ -61,7 +64,7 @@ class Server:
                 self.poll.register(connection, select.EPOLLIN)
 
     def read(self, fd: int) -> None:
-        """Read a request, which comes in one piece, and answer it now or when it is due."""
+        """Read a request, which arrives in one piece, and answer it now or after the wait."""
         with contextlib.suppress(OSError):
             self.connections[fd].recv(4096)
         self.poll.unregister(fd)
@@ -71,7 +74,7 @@ class Server:
             self.answer(fd)
 
     def answer(self, fd: int) -> None:
-        """Send the answer and close."""
+        """Send the answer and close the connection."""
         with contextlib.suppress(OSError), self.connections.pop(fd) as connection:
             connection.send(ANSWER)
 

@@ -1,6 +1,6 @@
 """The cost of many targets, on the same fast server.
 
-The worker, a hand-written asyncio floor and blackbox_exporter probe them in turn.
+The worker, a hand-written floor with asyncio, and blackbox_exporter probe them in turn.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CONCURRENCY = 128
+"""The most requests of the floor at the same time."""
 FLOOR = """
 import asyncio, json, sys
 class Ask(asyncio.Protocol):
@@ -52,14 +53,15 @@ async def main():
     print(well)
     sys.exit(well < 0.99 * len(lines))
 """
+"""A program that requests the targets of a file. PARSE decides whether an answer is right."""
 AS_JSON = "bool(json.loads({}))"
-"""How the floor decides whether an answer is right."""
+"""The expression for PARSE: an answer is right if it is JSON and not empty."""
 
 
 def run(python: str, worker: str, url: str, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Probe so many targets with each program in turn.
+    """Probe each number of targets with each program in turn.
 
-    CPU per probe is that of the whole process, from its start to its end.
+    The CPU time per probe is that of the whole process, from its start to its end.
     """
     rows = []
     with tempfile.TemporaryDirectory() as name, fast_server() as port:
@@ -70,14 +72,11 @@ def run(python: str, worker: str, url: str, sizes: tuple[int, ...]) -> list[dict
                 "DATABASE_URL": url,
                 "OPS_WORKER_CATALOGUE": catalogue(folder, size, port),
             }
-            listed = _listed(
-                folder,
-                [
-                    f"{one.removeprefix('http://').replace(':', ' ')} /health"
-                    for one in urls(size, port)
-                ],
-            )
-            floor = [python, "-c", _floor(AS_JSON), str(listed), str(CONCURRENCY)]
+            lines = [
+                f"{target.removeprefix('http://').replace(':', ' ')} /health"
+                for target in urls(size, port)
+            ]
+            floor = _floor(python, AS_JSON, folder, lines)
             rows.append(_row(f"asyncio floor, {size}", measure(floor, env), size))
             rows.append(_row(f"health, {size}", measure([worker, "health"], env), size))
             rows.append(_row(f"metrics, {size}", measure([worker, "metrics"], env), size))
@@ -87,9 +86,9 @@ def run(python: str, worker: str, url: str, sizes: tuple[int, ...]) -> list[dict
 
 
 def latencies(worker: str, url: str, size: int) -> list[dict[str, Any]]:
-    """Record latencies of a server that waits for a known time.
+    """Record the latencies of a server that waits for a known time.
 
-    The difference between the recorded latency and that time is the error of the worker.
+    The difference between the recorded latency and this time is the error of the worker.
     """
     rows = []
     for wait_ms in (0, 20, 200):
@@ -101,12 +100,12 @@ def latencies(worker: str, url: str, size: int) -> list[dict[str, Any]]:
             }
             measure([worker, "health"], env)
         with psycopg.connect(url) as connection:
-            found = connection.execute(
+            row = connection.execute(
                 "SELECT percentile_disc(ARRAY[0.5, 0.99, 1.0]) WITHIN GROUP (ORDER BY latency_ms)"
                 " FROM service_health WHERE service LIKE 's0%'"
             ).fetchone()
-        assert found is not None
-        p50, p99, most = (value - wait_ms for value in found[0])
+        assert row is not None
+        p50, p99, most = (value - wait_ms for value in row[0])
         rows.append(
             {
                 "latency of": f"a server that waits {wait_ms} ms, {size} targets",
@@ -119,7 +118,7 @@ def latencies(worker: str, url: str, size: int) -> list[dict[str, Any]]:
 
 
 def shards(worker: str, url: str, size: int) -> list[dict[str, Any]]:
-    """Divide the targets among 1, 2 and 4 processes at once."""
+    """Measure 1, 2 and 4 processes at the same time, each with its shard of the targets."""
     rows = []
     with tempfile.TemporaryDirectory() as name, fast_server() as port:
         env = {
@@ -128,8 +127,8 @@ def shards(worker: str, url: str, size: int) -> list[dict[str, Any]]:
             "OPS_WORKER_CATALOGUE": catalogue(Path(name), size, port),
         }
         for count in (1, 2, 4):
-            used, begun = os.times(), time.monotonic()
-            running = [
+            before, begun = os.times(), time.monotonic()
+            processes = [
                 subprocess.Popen(
                     [worker, "health", "--shard", f"{n}/{count}"],
                     env=env,
@@ -137,22 +136,22 @@ def shards(worker: str, url: str, size: int) -> list[dict[str, Any]]:
                 )
                 for n in range(count)
             ]
-            assert not any(process.wait() for process in running)
-            now = os.times()
-            cpu = (
-                now.children_user + now.children_system - used.children_user - used.children_system
-            )
+            assert not any(process.wait() for process in processes)
+            after = os.times()
+            user_s = after.children_user - before.children_user
+            system_s = after.children_system - before.children_system
             rows.append(
                 {
                     "shards": f"{count}, of {size} targets",
                     "wall s": time.monotonic() - begun,
-                    "CPU s, all": cpu,
+                    "CPU s, all": user_s + system_s,
                 }
             )
     return rows
 
 
 def _row(name: str, cost: Cost, size: int) -> dict[str, Any]:
+    """Return the row of a program that probed so many targets."""
     return {
         "targets": name,
         "CPU ms/probe": cost.cpu_ms / size,
@@ -161,44 +160,47 @@ def _row(name: str, cost: Cost, size: int) -> dict[str, Any]:
     }
 
 
-def _floor(parse: str) -> str:
-    return FLOOR.replace("PARSE(answer)", parse.format("answer")) + "\nasyncio.run(main())"
+def _floor(python: str, parse: str, folder: Path, lines: list[str]) -> list[str]:
+    """Write the file of the targets, and return the command of the floor.
 
-
-def _listed(folder: Path, lines: list[str]) -> Path:
+    A line has the host, port and path of a target.
+    """
     path = folder / "targets"
     path.write_text("\n".join(lines), encoding="utf-8")
-    return path
+    program = FLOOR.replace("PARSE(answer)", parse.format("answer")) + "\nasyncio.run(main())"
+    return [python, "-c", program, str(path), str(CONCURRENCY)]
 
 
 def _exporter(folder: Path, size: int, port: int) -> Cost:
-    """Let the exporter probe the targets; the floor sends the requests to the exporter.
+    """Let the exporter probe the targets. The floor sends the requests to the exporter.
 
-    The CPU of the floor does not count.
+    The CPU time of the floor does not count.
     """
-    with _running() as (process, exporter):
+    with _running_exporter() as (process, exporter_port):
         lines = [
-            f"127.0.0.1 {exporter} /probe?module=http_2xx&target={one}/health"
-            for one in urls(size, port)
+            f"127.0.0.1 {exporter_port} /probe?module=http_2xx&target={target}/health"
+            for target in urls(size, port)
         ]
-        client = [
-            sys.executable,
-            "-c",
-            _floor("b'probe_success 1' in {}"),
-            str(_listed(folder, lines)),
-            str(CONCURRENCY),
-        ]
-        used, begun = cpu_ms(process.pid), time.monotonic()
+        client = _floor(sys.executable, "b'probe_success 1' in {}", folder, lines)
+        cpu_before_ms, begun = cpu_ms(process.pid), time.monotonic()
         subprocess.run(client, check=True, stdout=subprocess.DEVNULL)
         status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
-        peak = next(
+        peak_kb = next(
             int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")
         )
-        return Cost(cpu_ms(process.pid) - used, (time.monotonic() - begun) * 1000, peak / 1024)
+        return Cost(
+            cpu_ms=cpu_ms(process.pid) - cpu_before_ms,
+            wall_ms=(time.monotonic() - begun) * 1000,
+            peak_mb=peak_kb / 1024,
+        )
 
 
 @contextlib.contextmanager
-def _running() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def _running_exporter() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run blackbox_exporter; yield its process and its port.
+
+    Raises FileNotFoundError if it is not installed.
+    """
     program = shutil.which("blackbox_exporter") or shutil.which("prometheus-blackbox-exporter")
     if program is None:
         raise FileNotFoundError("blackbox_exporter")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,8 +28,11 @@ sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
+"""A program that runs a command and prints its cost as JSON, in the order of ``Cost``."""
+
+
 class Cost(NamedTuple):
-    """The cost of one process."""
+    """The cost of one process: CPU time and elapsed time in ms, and peak memory in MB."""
 
     cpu_ms: float
     wall_ms: float
@@ -36,19 +40,25 @@ class Cost(NamedTuple):
 
 
 def measure(command: list[str], env: dict[str, str]) -> Cost:
-    """Run a command and read its cost from the kernel.
+    """Run a command and return its cost, as the kernel reports it.
 
-    The peak memory of a process begins with that of its parent, so a small process starts it.
+    The peak memory of a process begins with the memory of its parent. So a small process starts the
+    command.
     """
     starter = [sys.executable, "-I", "-S", "-c", MEASURE, *command]
-    done = subprocess.run(
+    process = subprocess.run(
         starter, env=env, cwd=tempfile.gettempdir(), capture_output=True, text=True, check=True
     )
-    return Cost(*json.loads(done.stdout))
+    return Cost(*json.loads(process.stdout))
+
+
+def median_cost(costs: Sequence[Cost]) -> Cost:
+    """Return the median of each part of the cost."""
+    return Cost(*(statistics.median(column) for column in zip(*costs, strict=True)))
 
 
 def environment() -> Path:
-    """Make a virtual environment with the worker and its dependencies; return its Python.
+    """Create a virtual environment with the worker and its dependencies; return its Python.
 
     All modules are compiled.
     """
@@ -64,14 +74,17 @@ def environment() -> Path:
 
 
 def cpu_ms(pid: int) -> float:
-    """Return the CPU time of a process so far, in user and system mode, in milliseconds."""
-    ticks = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(ticks[11]) + int(ticks[12])) * 10.0
+    """Return the CPU time of a process so far, in user and system mode, in milliseconds.
+
+    The kernel counts in ticks of 10 ms (proc_pid_stat(5), utime and stime).
+    """
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * 10.0
 
 
 @contextlib.contextmanager
 def fast_server(wait_ms: float = 0) -> Iterator[int]:
-    """Run the fast server (``tests.bench.server``) as a process of its own; yield its port."""
+    """Run the fast server (``tests.bench.server``) in its own process; yield its port."""
     command = [sys.executable, str(Path(__file__).with_name("server.py")), str(wait_ms)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -84,7 +97,7 @@ def fast_server(wait_ms: float = 0) -> Iterator[int]:
 
 
 def urls(number: int, port: int) -> list[str]:
-    """Return so many base URLs, each with a loopback address of its own."""
+    """Return so many base URLs, each with its own loopback address."""
     return [
         f"http://127.{1 + n // 62_500}.{n // 250 % 250}.{1 + n % 250}:{port}" for n in range(number)
     ]
@@ -102,22 +115,25 @@ def catalogue(folder: Path, number: int, port: int) -> str:
 
 
 def table(title: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Print rows as a table; a number has as many digits as it needs."""
-    texts = [[_shown(value) for value in row.values()] for row in rows]
-    widths = [max(map(len, column)) for column in zip(list(rows[0]), *texts, strict=True)]
+    """Print rows as a table. The first column is aligned left, the others right."""
+    head = list(rows[0])
+    lines = [head, *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     print(f"\n{title}")
-    for line in (list(rows[0]), *texts):
-        print(
-            "  ".join(
-                cell.ljust(width) if n == 0 else cell.rjust(width)
-                for n, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip(),
-            flush=True,
-        )
+    for first, *others in lines:
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        print("  ".join(cells).rstrip(), flush=True)
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        digits = 3 if abs(value) < 1 else 2
-        return f"{value:.{digits}f}" if abs(value) < 10 else f"{value:.1f}"
-    return "-" if value is None else str(value)
+def _cell(value: Any) -> str:
+    """Return a value as text. A smaller number has more decimals."""
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    if abs(value) < 1:
+        return f"{value:.3f}"
+    if abs(value) < 10:
+        return f"{value:.2f}"
+    return f"{value:.1f}"

@@ -57,7 +57,7 @@ def test_table(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
         "ops-worker-health  * * * * *  yes        -         -             0        -       -     -",
     ]
     assert err == f"{server.url} (context test), namespace ops\n"
-    assert server.asked[0][2] == "Bearer secret"
+    assert server.requests[0][2] == "Bearer secret"
 
 
 def test_json_and_warnings(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +146,7 @@ def test_suspended(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> Non
 def test_trigger(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
     """The Job equals the one that `kubectl create job --from` builds."""
     assert main(["trigger", "health"]) == 0
-    method, path, body = server.asked[-1]
+    method, path, body = server.requests[-1]
     assert (method, path) == ("POST", f"{BATCH}/jobs")
     assert body["metadata"].pop("name").startswith("ops-worker-health-m")
     owner = {
@@ -273,7 +273,7 @@ def test_wait_beside_others(server: ApiServer, capsys: pytest.CaptureFixture[str
     assert main(["trigger", "health", "--wait"]) == 3
     out, err = capsys.readouterr()
     assert out == "no table\n"
-    assert [path for _, path, _ in server.asked if "/log" in path] == [
+    assert [path for _, path, _ in server.requests if "/log" in path] == [
         f"{CORE}/pods/a-pod/log?container=ops-worker"
     ]
     assert err.splitlines()[2:] == [
@@ -306,7 +306,7 @@ def test_wait_first_container_fails(server: ApiServer, capsys: pytest.CaptureFix
         "a-job: container a-mesh of pod a-pod ended with exit code 7: Error; "
         "see `kubectl logs a-pod -c a-mesh`"
     )
-    assert not any("/log" in path for _, path, _ in server.asked)
+    assert not any("/log" in path for _, path, _ in server.requests)
 
 
 @pytest.mark.parametrize("pods", [[], [shared("Running", ours={"running": {}})]])

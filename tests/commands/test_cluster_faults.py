@@ -124,7 +124,7 @@ def test_events_are_selected(server: ApiServer, capsys: pytest.CaptureFixture[st
     (row,) = document(capsys, code=4)["cronjobs"]
     (warning,) = row["warnings"]
     assert "pod a-job-x7k2p has waited for " in warning and 'Pulling image "x:1"' in warning
-    selectors = [path for _, path, _ in server.asked if "/events?" in path]
+    selectors = [path for _, path, _ in server.requests if "/events?" in path]
     assert [path.rpartition("fieldSelector=")[2] for path in selectors] == [
         "type%3DWarning",
         "reason%3DJobAlreadyActive",
@@ -188,7 +188,7 @@ def test_only_a_deployment(server: ApiServer, capsys: pytest.CaptureFixture[str]
     output = document(capsys, code=4)
     assert output["cronjobs"] == []
     assert [row["name"] for row in output["deployments"]] == ["ops-worker-sidecar"] * 2
-    assert not any("/jobs" in path for _, path, _ in server.asked)
+    assert not any("/jobs" in path for _, path, _ in server.requests)
 
 
 @pytest.mark.parametrize("kind", ["events", "deployments"])

@@ -57,7 +57,7 @@ def ended(kind: str, reason: str = "") -> dict[str, Any]:
 
 def created(server: ApiServer) -> dict[str, Any]:
     """Return the Job that was created."""
-    (body,) = [body for method, _, body in server.asked if method == "POST"]
+    (body,) = [body for method, _, body in server.requests if method == "POST"]
     assert isinstance(body, dict)
     return body
 
@@ -152,7 +152,7 @@ def test_usage(
     """A wrong command line ends with 2, and nothing is created."""
     assert main(["trigger", *arguments]) == 2
     assert problem in last_error_line(capsys)
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_no_worker(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:

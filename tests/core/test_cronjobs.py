@@ -8,7 +8,7 @@ import pytest
 from ops_worker.core.cluster_events import event_of
 from ops_worker.core.cronjobs import CronJobState, Objects, row, runs
 from ops_worker.core.jobs import (
-    finished,
+    job_end,
     job_of,
     last_attempts,
     longest_wait_s,
@@ -17,7 +17,7 @@ from ops_worker.core.jobs import (
 )
 from ops_worker.core.pod_states import (
     blocked_job,
-    killed,
+    kill_text,
     other_failure,
     start_problem,
     terminated,
@@ -189,7 +189,7 @@ def test_longest_wait(spec: dict[str, int], seconds: float) -> None:
 def test_killed(end: dict[str, Any] | None, expected: str) -> None:
     """Only a container that exceeded its memory limit is reported as such."""
     status = {"containerStatuses": [{"name": "ops-worker", "state": {"terminated": end}}]}
-    assert killed({"metadata": {"name": "p"}, "status": status}) == expected
+    assert kill_text({"metadata": {"name": "p"}, "status": status}) == expected
 
 
 @pytest.mark.parametrize(
@@ -309,9 +309,9 @@ def test_warnings_are_not_repeated() -> None:
 
 def test_finished() -> None:
     """A Job is complete, failed with a reason, or running."""
-    assert finished({}) is None
+    assert job_end({}) is None
     assert (
-        finished(
+        job_end(
             {
                 "status": {
                     "conditions": [
@@ -324,7 +324,7 @@ def test_finished() -> None:
         is None
     )
     why = {"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": "too long"}
-    assert finished({"status": {"conditions": [why]}}) == ("Failed", "DeadlineExceeded: too long")
+    assert job_end({"status": {"conditions": [why]}}) == ("Failed", "DeadlineExceeded: too long")
 
 
 def test_job_name() -> None:

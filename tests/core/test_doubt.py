@@ -12,8 +12,8 @@ from ops_worker.core.doubt import (
     DoubtRow,
     Evidence,
     assess,
-    believed,
-    blind,
+    belief_warning,
+    blind_rows,
     blind_to,
     host_of,
     settle,
@@ -259,7 +259,7 @@ def test_believed(assessments: list[Assessment], expected: str) -> None:
     row = DoubtRow("health", "0/1")
     for assessment in assessments:
         row = settle(assessment, row, 2, NOW, 30.0)
-    assert believed(row) == expected
+    assert belief_warning(row) == expected
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_blind_rows() -> None:
         row("from the future", 10, -61),
         row("no period", 10, 1, float("nan")),
     ]
-    assert [doubt_row.name for doubt_row in blind(rows, NOW)] == ["longer", "blind"]
+    assert [doubt_row.name for doubt_row in blind_rows(rows, NOW)] == ["longer", "blind"]
 
 
 def test_reason() -> None:

@@ -13,7 +13,7 @@ from ops_worker.core.jobs import (
     MAX_NAME,
     command_job,
     completed_indexes,
-    finished,
+    job_end,
     job_of,
     shard_count,
     shard_problems,
@@ -259,7 +259,7 @@ def test_reason_on_one_line() -> None:
         "message": "b\r\nc\x9b1m",
     }
     job = {"metadata": {"name": "j"}, "status": {"conditions": [condition]}}
-    assert finished(job) == ("Failed", "A [2J: b c 1m")
+    assert job_end(job) == ("Failed", "A [2J: b c 1m")
     assert unexplained_failure(job, []).endswith("shows the reason: A [2J: b c 1m")
     pod = shard(1, 3)
     pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] = "1\x1b[31m"
@@ -271,8 +271,8 @@ def test_failure_target() -> None:
     """A Job with the condition FailureTarget has not ended. With ``early``, it counts as failed."""
     condition = {"type": "FailureTarget", "status": "True", "reason": "DeadlineExceeded"}
     job = {"status": {"conditions": [condition]}}
-    assert finished(job) is None
-    assert finished(job, early=True) == ("Failed", "DeadlineExceeded")
+    assert job_end(job) is None
+    assert job_end(job, early=True) == ("Failed", "DeadlineExceeded")
 
 
 def test_cause_of_a_lost_pod() -> None:

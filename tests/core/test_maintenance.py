@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 
 from ops_worker.core.maintenance import (
     DAY,
-    NEXT,
+    SEARCH_TIME,
     Recurrence,
     UnderMaintenance,
     Window,
-    current,
+    current_occurrence,
+    current_occurrences,
     local_time,
     next_occurrence,
     occurrences,
     parse_recurrence,
     planned_time,
-    running,
     under_maintenance,
 )
 
@@ -164,7 +164,7 @@ ONCE = Window(begins=NOW, duration=HOUR, services=("a", "b"), id=1)
 )
 def test_running(window: Window, minutes: float, lasts: bool) -> None:
     """A window lasts from its beginning up to its end. Ending it never makes it longer."""
-    current = running([window], NOW + timedelta(minutes=minutes))
+    current = current_occurrences([window], NOW + timedelta(minutes=minutes))
     assert [occurrence.window for occurrence in current] == [window] * lasts
 
 
@@ -177,10 +177,10 @@ def test_running_where_the_date_is_ahead() -> None:
         recurrence=parse_recurrence("Thursday 01:00"),
         zone=ZoneInfo("Pacific/Kiritimati"),
     )
-    occurrence = current(window, begun + HOUR / 2)
+    occurrence = current_occurrence(window, begun + HOUR / 2)
     assert occurrence is not None
     assert occurrence.begun == begun
-    assert current(window, begun - timedelta(seconds=1)) is None
+    assert current_occurrence(window, begun - timedelta(seconds=1)) is None
 
 
 def test_cut() -> None:
@@ -333,12 +333,12 @@ def test_running_is_an_occurrence(window: Window, now: datetime) -> None:
     """A service is under maintenance exactly in the occurrences of its window."""
     lasting = [
         item
-        for item in occurrences(window, now - NEXT, now + NEXT)
+        for item in occurrences(window, now - SEARCH_TIME, now + SEARCH_TIME)
         if item.begun <= now < item.ended
     ]
     latest = max(lasting, key=lambda item: item.ended, default=None)
-    assert current(window, now) == latest
-    assert running([window, window], now) == ([latest, latest] if latest else [])
+    assert current_occurrence(window, now) == latest
+    assert current_occurrences([window, window], now) == ([latest, latest] if latest else [])
     under = under_maintenance([window], now)
     assert ("any" in under) is bool(lasting)
     if latest:
@@ -353,7 +353,7 @@ def test_there_is_always_a_next_one(window: Window, now: datetime) -> None:
     occurrence = next_occurrence(window, now)
     assert occurrence is not None
     assert occurrence.ended > now
-    assert occurrence.begun <= max(now, window.begins) + NEXT
+    assert occurrence.begun <= max(now, window.begins) + SEARCH_TIME
 
 
 @given(recurrences, times, st.sampled_from(ZONES))

@@ -15,7 +15,15 @@ from ops_worker.core.model import (
     Target,
     Verdict,
 )
-from ops_worker.core.output import as_json, as_table, document, failed, message, summary, text
+from ops_worker.core.output import (
+    as_json,
+    as_table,
+    document,
+    failure_summary,
+    message,
+    summary,
+    text,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -262,7 +270,7 @@ def test_message_is_short() -> None:
     for result in (
         summary(Outcome("health", Result.RECORDED, many[:3]), 0),
         summary(Outcome("health", Result.RECORDED, many), 0),
-        failed("health", "é" * 9000, 1),
+        failure_summary("health", "é" * 9000, 1),
     ):
         line = message(result)
         assert len(line.encode()) < 4096

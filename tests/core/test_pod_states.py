@@ -10,12 +10,12 @@ import pytest
 from ops_worker.core.cluster_events import ClusterEvent, read
 from ops_worker.core.pod_states import (
     end_text,
-    killed,
+    is_waiting,
+    kill_text,
     memory_limit,
-    removed,
+    pod_failure,
     start_problem,
     termination_text,
-    waits,
 )
 from tests.kubernetes_api import event
 
@@ -91,9 +91,9 @@ def test_slow_pull(second: int, is_long: bool) -> None:
     assert start_problem(creating, ended, NOW) == ""
 
 
-def test_waits() -> None:
+def test_is_waiting() -> None:
     """A pod without a phase has not started."""
-    assert waits({}) and waits(pod()) and not waits(pod(phase="Running"))
+    assert is_waiting({}) and is_waiting(pod()) and not is_waiting(pod(phase="Running"))
 
 
 def test_memory_limit() -> None:
@@ -111,7 +111,7 @@ def test_memory_limit() -> None:
 def test_killed_otherwise() -> None:
     """Exit code 137 without OOMKilled is explained, too."""
     state = {"terminated": {"exitCode": 137, "reason": "Error"}}
-    assert killed(pod(state)).startswith(
+    assert kill_text(pod(state)).startswith(
         "pod p ended with exit code 137: Error: SIGKILL ended it: it did not end within "
     )
     assert termination_text({"exitCode": 137}).startswith("Error: SIGKILL ended it")
@@ -129,15 +129,15 @@ def test_control_characters() -> None:
     assert termination_text({"message": "a\x1b[2Jb\x07"}) == "a [2Jb"
 
 
-def test_removed() -> None:
+def test_pod_failure() -> None:
     """A pod that failed as a whole has a reason of its own."""
     evicted = pod(phase="Failed")
     evicted["status"] |= {"reason": "Evicted", "message": "The node was low on memory."}
-    assert removed(evicted) == (
+    assert pod_failure(evicted) == (
         "pod p failed: Evicted: The node was low on memory.; see `kubectl describe nodes`"
     )
-    assert removed(pod(phase="Failed")) == ""
-    assert removed(pod()) == ""
+    assert pod_failure(pod(phase="Failed")) == ""
+    assert pod_failure(pod()) == ""
 
 
 CORE = 'failed to pull and unpack image "x:1": failed to resolve reference "x:1": x:1: not found'

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ops_worker.core.pods import Container, Invocation, containers, invocation, recognised, workers
+from ops_worker.core.pods import Container, Invocation, containers, invocation, is_worker, workers
 
 pytestmark = pytest.mark.unit
 
@@ -78,7 +78,7 @@ def test_invocation(container: dict[str, Any], arguments: tuple[str, ...], shell
 def test_something_else(command: list[str]) -> None:
     """A command that only names the worker does not run it."""
     assert invocation({"command": command}) is None
-    assert not recognised({"name": "a", "image": "b", "command": command})
+    assert not is_worker({"name": "a", "image": "b", "command": command})
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_something_else(command: list[str]) -> None:
 )
 def test_recognised(container: dict[str, Any], yes: bool) -> None:
     """A container is recognised by name, image, command, or by its pass and a setting."""
-    assert recognised(container) == yes
+    assert is_worker(container) == yes
 
 
 def test_places() -> None:

@@ -11,18 +11,18 @@ import pytest
 
 from ops_worker.core.ledger import Sight, Sighting
 from ops_worker.core.model import State, Target, Verdict
-from ops_worker.core.sightings import ENTRY_BYTES, Seen, Sightings, seen_by_pass
+from ops_worker.core.sightings import ENTRY_BYTES, PendingSighting, Sightings, pending_sighting
 
 pytestmark = pytest.mark.unit
 
 
-def entry_of(begun: float, *states: str) -> Seen:
+def entry_of(begun: float, *states: str) -> PendingSighting:
     """Return a pass that saw services in these states, a second after it began."""
     services = tuple(
         (f"s{number}", 1.0, state, "" if state == "healthy" else state, f"text {begun}")
         for number, state in enumerate(states)
     )
-    return Seen(begun, services, 60.0, "c")
+    return PendingSighting(begun, services, 60.0, "c")
 
 
 def contents(sightings: Sightings) -> list[tuple[float, list[str], list[str]]]:
@@ -85,7 +85,9 @@ def test_withdraw() -> None:
 def test_withdrawn_bytes() -> None:
     """An entry that was taken back uses no memory. The memory of the others does not change."""
     sightings = Sightings(limit_bytes=ENTRY_BYTES * 3 + 1000)
-    large = Seen(0, (("s", 1.0, "down", "x", random.Random(1).randbytes(450).hex()),), 60.0, "c")
+    large = PendingSighting(
+        0, (("s", 1.0, "down", "x", random.Random(1).randbytes(450).hex()),), 60.0, "c"
+    )
     sightings.add(large)
     for second in range(60, 6000, 60):
         sightings.withdraw(sightings.add(entry_of(second, "down")))
@@ -119,9 +121,9 @@ def test_limits() -> None:
 def test_quicker_pass() -> None:
     """A pass that saw the same as the one before has its own first and last observation."""
 
-    def pass_of(begun: float, *offsets: float) -> Seen:
+    def pass_of(begun: float, *offsets: float) -> PendingSighting:
         rows = tuple((f"s{place}", offset, "down", "x", "") for place, offset in enumerate(offsets))
-        return Seen(begun, rows, 60.0, "c")
+        return PendingSighting(begun, rows, 60.0, "c")
 
     sightings = Sightings()
     sightings.add(pass_of(0, 1.0, 5.0, 3.0))
@@ -140,7 +142,7 @@ def test_times() -> None:
     begun = datetime(2026, 3, 1, tzinfo=UTC)
     target = Target("a", "http://a", "a", ())
     verdict = Verdict(target, 102.5, State.DOWN, "connection refused", reason_class="refused")
-    entry = seen_by_pass([verdict], 100.0, 60.0, "c")
+    entry = pending_sighting([verdict], 100.0, 60.0, "c")
     sightings = Sightings()
     sightings.add(entry)
     ((_, back),) = sightings.waiting()
@@ -153,18 +155,18 @@ def test_times() -> None:
     )
 
 
-def packed(entry: Seen) -> bytes:
+def packed(entry: PendingSighting) -> bytes:
     """Return what a complete entry keeps of the services."""
     rows = [(row[0], round(row[1], 6), *row[2:]) for row in entry.services]
     return zlib.compress(json.dumps(rows).encode(), 1)
 
 
-def size(entries: list[tuple[Seen, bytes]]) -> int:
+def size(entries: list[tuple[PendingSighting, bytes]]) -> int:
     """Return the bytes that entries use."""
     return sum(ENTRY_BYTES + len(services) for _, services in entries)
 
 
-def drop_oldest(entries: list[tuple[Seen, bytes]]) -> None:
+def drop_oldest(entries: list[tuple[PendingSighting, bytes]]) -> None:
     """Remove the oldest entry. If the next one has no services, it takes over those."""
     _, services = entries.pop(0)
     if entries and not entries[0][1]:
@@ -177,7 +179,7 @@ def test_bytes(number: int) -> None:
     chance = random.Random(number)
     limit = chance.choice([ENTRY_BYTES * 2 + 60, 1000, 1500])
     sightings = Sightings(limit_bytes=limit)
-    entries: list[tuple[Seen, bytes]] = []
+    entries: list[tuple[PendingSighting, bytes]] = []
     numbers: list[int] = []
     is_complete = True
     for second in range(300):
@@ -229,13 +231,13 @@ def test_another_sight(other: tuple[str, float, str, str, str]) -> None:
     sightings = Sightings()
     rows = [("s", 1.0, "down", "refused", "text"), other]
     for begun, row in enumerate(rows):
-        sightings.add(Seen(begun, (row,), 60.0, "c"))
+        sightings.add(PendingSighting(begun, (row,), 60.0, "c"))
     assert [entry.services for _, entry in sightings.waiting()] == [(row,) for row in rows]
 
 
 def test_microseconds() -> None:
     """The time of an observation is kept to the microsecond, as the database does."""
     sightings = Sightings()
-    sightings.add(Seen(0, (("s", 1.23456789, "down", "x", "text"),), 60.0, "c"))
+    sightings.add(PendingSighting(0, (("s", 1.23456789, "down", "x", "text"),), 60.0, "c"))
     ((_, entry),) = sightings.waiting()
     assert entry.services[0][1] == 1.234568

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from ops_worker.core.start_problems import MAX_CAUSE, cause, described, is_start_problem, remedy
+from ops_worker.core.start_problems import (
+    MAX_MESSAGE,
+    is_start_problem,
+    problem_text,
+    remedy,
+    safe_message,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -184,18 +190,20 @@ def test_names_are_not_templates() -> None:
     assert "\x1b" not in remedy(CONFIG, 'secret "a\x1bb" not found')
 
 
-def test_cause() -> None:
-    """A cause is complete and on one line. It has no control characters and no login of a proxy."""
-    assert cause("a\n b\x1b[31m") == "a b [31m"
-    assert cause("x" * MAX_CAUSE) == "x" * MAX_CAUSE
-    assert len(cause("x" * 5000)) == MAX_CAUSE
-    assert cause("proxyconnect https://me:pw@proxy:1/ refused") == (
+def test_safe_message() -> None:
+    """A message is complete, on one line, and without control characters and logins of proxies."""
+    assert safe_message("a\n b\x1b[31m") == "a b [31m"
+    assert safe_message("x" * MAX_MESSAGE) == "x" * MAX_MESSAGE
+    assert len(safe_message("x" * 5000)) == MAX_MESSAGE
+    assert safe_message("proxyconnect https://me:pw@proxy:1/ refused") == (
         "proxyconnect https://***@proxy:1/ refused"
     )
 
 
-def test_described() -> None:
+def test_problem_text() -> None:
     """Reason, message and remedy are one text. The message may be missing."""
-    assert described("ErrImageNeverPull", "").startswith("ErrImageNeverPull; the node has no such")
-    assert described("StartError", "m").startswith("StartError: m; check `command`")
+    assert problem_text("ErrImageNeverPull", "").startswith(
+        "ErrImageNeverPull; the node has no such"
+    )
+    assert problem_text("StartError", "m").startswith("StartError: m; check `command`")
     assert is_start_problem("FailedMount") and not is_start_problem("ContainerCreating")

@@ -37,7 +37,7 @@ def blind_passes(transaction: Transaction, installation: str = "") -> list[Doubt
     rows = readable_rows(transaction)
     if installation:
         rows = [row for row in rows if row.installation == installation]
-    return doubt.blind(rows, transaction.now)
+    return doubt.blind_rows(rows, transaction.now)
 
 
 def settle(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ops_worker.adapters.postgres.transaction import Transaction
-    from ops_worker.core.sightings import Seen
+    from ops_worker.core.sightings import PendingSighting
 
 SIGHTS = 100_000
 """Maximum number of sights that one transaction enters: they take about 1 s.
@@ -29,14 +29,14 @@ def enter(  # noqa: PLR0913 - what a pass has for the ledger
     transaction: Transaction,
     name: str,
     shard: str,
-    waiting: Iterable[tuple[int, Seen]],
+    waiting: Iterable[tuple[int, PendingSighting]],
     config: tuple[str, Mapping[str, Any]],
     *,
     is_blind: bool = False,
 ) -> int | None:
     """Enter waiting passes into the ledger of the pass ``name``.
 
-    ``waiting`` has the number of each pass and what it saw, oldest first. ``config`` has the hash
+    ``waiting`` has the number and the sighting of each pass, oldest first. ``config`` has the hash
     and the document of the configuration. With ``is_blind``, this pass then ends the run.
 
     Return the number of the last pass that was entered; None if there was none, or after a failure.
@@ -53,7 +53,7 @@ def enter(  # noqa: PLR0913 - what a pass has for the ledger
 def _enter(
     transaction: Transaction,
     pass_and_shard: Mapping[str, str],
-    waiting: Iterable[tuple[int, Seen]],
+    waiting: Iterable[tuple[int, PendingSighting]],
     config: tuple[str, Mapping[str, Any]],
     *,
     is_blind: bool,
@@ -63,11 +63,11 @@ def _enter(
     book = read_book(transaction, key)
     sights = 0
     last = None
-    for number, pass_entry in waiting:
-        sights += len(pass_entry.services)
+    for number, pending in waiting:
+        sights += len(pending.services)
         if last is not None and sights > SIGHTS:
             break
-        book.enter(pass_entry.sighting(transaction.time_of))
+        book.enter(pending.sighting(transaction.time_of))
         last = number
     else:
         if is_blind:

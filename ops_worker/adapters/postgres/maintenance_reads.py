@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ops_worker.core.maintenance import (
     Window,
+    current_occurrences,
     occurrences,
     parse_recurrence,
-    running,
     under_maintenance,
 )
 from ops_worker.core.passes import MAINTENANCE_LOG, MAINTENANCE_TABLE, WINDOW_TABLE
@@ -84,7 +84,7 @@ def open_windows(transaction: Transaction) -> list[Window]:
 def running_windows(transaction: Transaction) -> list[Occurrence]:
     """Return the occurrences of windows that are running now."""
     now = transaction.now
-    return running(windows(transaction, now, now), now)
+    return current_occurrences(windows(transaction, now, now), now)
 
 
 def services_under_maintenance(

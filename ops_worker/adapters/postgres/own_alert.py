@@ -15,7 +15,7 @@ from ops_worker.adapters.postgres.pass_writes import (
     open_alerts,
 )
 from ops_worker.adapters.postgres.transaction import column, one
-from ops_worker.core.doubt import blind
+from ops_worker.core.doubt import blind_rows
 from ops_worker.core.health import new_alert
 from ops_worker.core.installations import own_service
 from ops_worker.core.passes import DOUBT_TABLE, peers
@@ -148,7 +148,7 @@ def _blind_rows(transaction: Transaction, watch: Watch) -> list[DoubtRow]:
     }
     if watch.doubt is not None:
         rows[watch.doubt.name, watch.doubt.shard] = watch.doubt
-    return blind(rows.values(), transaction.now)
+    return blind_rows(rows.values(), transaction.now)
 
 
 def _open(
