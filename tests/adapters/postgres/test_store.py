@@ -121,8 +121,8 @@ def test_every_query_is_prepared_and_used(database: Database) -> None:
     )
     used |= set(re.findall(r'SQL\["\w+" if \w+ else "(\w+)"\]', source))
     used |= set(re.findall(r'\.execute\("(\w+)"', source))
-    used |= set(re.findall(r'\.query\(\w+, "(\w+)"', source))
-    used |= set(re.findall(r'\.rows\(\w+\._make, "(\w+)"', source))
+    used |= set(re.findall(r'\.query\(\s*\w+, "(\w+)"', source))
+    used |= set(re.findall(r'\.rows\(\s*\w+\._make, "(\w+)"', source))
     used |= {f"oldest_of_{name}" for name in TIME_COLUMNS if name != SPAN_TABLE}
     used |= {step.statement for step in (*rollup_writes.HISTORY_STEPS, rollup_writes.SAMPLES_STEP)}
     assert set(queries) == used
