@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 DEMO   := $(VENV)/demo
 READY  := $(VENV)/ready
 SOAK   ?= 600
-WORKERS ?= 4
+WORKERS ?= 6
 
 # The tests start hundreds of processes; without bytecode each of them compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE

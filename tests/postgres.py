@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 PLATFORM = Path(__file__).parent / "platform"
 PORTS_TRIED = 3
 MEMORY = Path("/dev/shm")
-MEMORY_BYTES = 4 << 30
-"""Free bytes that MEMORY has to have: four servers of about 500 MB, and as much again."""
+MEMORY_BYTES = 6 << 30
+"""Free bytes that MEMORY has to have: six servers of about 500 MB, and as much again."""
 PASSWORD = "p@ss/word"  # with characters that a URI has to escape
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
