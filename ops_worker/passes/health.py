@@ -22,18 +22,15 @@ if TYPE_CHECKING:
     from ops_worker.passes.context import Context, Observed
 
 OPTIONAL_TABLES = ("system_metrics", *MAINTENANCE_TABLES, DOUBT_TABLE)
-"""Tables of the self-metrics, of maintenances and of blind passes.
-
-Without them the pass still records states.
-"""
+"""Tables for self-metrics, maintenances and doubt. States are recorded even if they are missing."""
 
 
 class Written(NamedTuple):
-    """What the transaction recorded, what it read before, and why no alert opened.
+    """What the transaction recorded, what it read before, and why some alerts did not open.
 
-    A blind pass has no ``verdicts``, and ``blind_because`` has its suspects. ``because_of`` has the
-    causes of services that are unhealthy because of others. ``decided_by`` has the services whose
-    rows another installation keeps.
+    ``blind_because`` says why the pass is blind. A blind pass has no ``verdicts``. ``because_of``
+    names the causes of services that are unhealthy because of others. ``decided_by`` names the
+    installations that keep the rows of services.
     """
 
     blind_because: tuple[str, ...]
@@ -50,7 +47,7 @@ def run(context: Context) -> Outcome:
     """Run the health pass: observe, judge, write, report.
 
     All probes end before the transaction begins. Raises DatabaseError or SchemaError if the states
-    could not be recorded.
+    could not be recorded, and DatabaseError if the process that holds the lock seems to hang.
     """
     if not context.settings.system_alert_enabled:
         return Outcome(HEALTH.name, Result.OFF)
@@ -65,9 +62,9 @@ def run(context: Context) -> Outcome:
         with context.recording():
             written = context.transact(HEALTH, write, OPTIONAL_TABLES)
     except StillRecordingError:
-        # The states are not kept for later: an old state of a service is of no use.
+        # An earlier pass is still being recorded. These states are dropped: later ones count.
         return outcome._replace(result=Result.WAITING)
-    if written is None:
+    if written is None:  # another process holds the lock, and the outcome stays "skipped"
         context.require_live_holder(HEALTH.name)
         ledger.withdraw()
         return outcome
@@ -88,7 +85,7 @@ def _write(
     is_blind = doubt is not None and doubt.is_blind
     # A blind pass has no verdicts: no state, alert or history of a service changes.
     verdicts = () if is_blind else observed.verdicts
-    # The worker's own alert counts among the open alerts.
+    # The worker is in the list because its own alert also counts as an open alert.
     worker = installations.own_service(context.settings.installation)
     names = [*(target.name for target in context.settings.targets), worker]
     direct = needs.needs_of(context.settings.catalogue.targets)
@@ -115,7 +112,7 @@ def _write(
             is_blind=is_blind,
             maintenance=maintenance,
         )
-    # No other program monitors the worker. So every pass checks whether another pass has stopped.
+    # A stopped pass cannot report itself. So every pass checks whether another pass has stopped.
     may_open = OPS_WORKER not in maintenance
     peer = context.watch_peers(transaction, HEALTH, begun, may_open=may_open, doubt=doubt)
     recorded = recorded._replace(
@@ -154,7 +151,7 @@ def _write_history(  # noqa: PLR0913 - what a pass knows when it has decided
     samples += context.self_metrics(HEALTH, verdicts, begun, maintenance=is_of_all, blind=is_blind)
     pass_writes.record_self_metrics(transaction, begun, samples)
     if not is_blind:
-        ledger.believe()
+        ledger.enqueue()
     ledger.enter(transaction, is_blind=is_blind)
 
 
@@ -164,10 +161,10 @@ def _decided_by_others(
     verdicts: tuple[Verdict, ...],
     known: Mapping[str, KnownState],
 ) -> dict[str, str]:
-    """Return each service whose row another installation keeps, with the name of the installation.
+    """Return the services whose rows other installations keep, each with that installation.
 
-    The verdicts of these services do not count. Otherwise two installations that see a service
-    differently would open and close its alert in turn. Add a warning for each such installation.
+    Add a warning for each such installation. The verdicts of these services do not count: two
+    installations that see a service differently would open and close its alert in turn.
     """
     named = {verdict.target.name: known[verdict.target.name] for verdict in verdicts}
     keepers = installations.other_keepers(

@@ -20,7 +20,7 @@ class PassLedger:
     """The entry of one pass into the ledger, together with the passes that wait before it.
 
     A dry run never calls ``enter`` and does not wait. A pass that may be blind waits only from the
-    call of ``believe``.
+    call of ``enqueue``.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class PassLedger:
         self._verdicts = verdicts
         self._begun = begun
         if not may_be_blind:
-            self.believe()
+            self.enqueue()
 
-    def believe(self) -> None:
+    def enqueue(self) -> None:
         """Add this pass to the passes that wait, unless it is already one of them."""
         if self._number is not None or self._context.dry_run:
             return

@@ -158,7 +158,7 @@ def _write(context: Context, observed: Observed, transaction: Transaction) -> Wr
         _settle(context, transaction)
         pass_writes.record_samples(transaction, [_with_self_metrics(context, sample, observed)])
         if not observed.is_blind:
-            observed.ledger.believe()
+            observed.ledger.enqueue()
         observed.ledger.enter(transaction, is_blind=observed.is_blind)
     maintenance = pass_writes.maintenance_of(transaction, context.settings.maintenance_until)
     peer = context.watch_peers(

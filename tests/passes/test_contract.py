@@ -883,10 +883,11 @@ def test_watching_a_shard_that_is_out_of_sight(
     for number in range(2):
         write_record(database, "metrics", 600 - 590 * number, shard=f"{number}/2")
     assert run("health").opened == ("ops_worker",)
-    for age_s in range(8):
+    for age_s in range(1, 9):
         write_record(database, "metrics", age_s, shard="1/2")
     assert run("health").closed == ()
-    write_record(database, "metrics", 0, shard="0/2")
+    # A pass reads the records before its begin. This time is early by that of the database's answer.
+    write_record(database, "metrics", 1, shard="0/2")
     assert run("health").closed == ("ops_worker",)
 
 
