@@ -60,7 +60,7 @@ lowest: ## the tests of code that uses dependencies, with the oldest versions th
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[cluster,sidecar,view,report,demo,dev]'
-	$(VENV)-lowest/bin/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'unit or integration' $(addprefix --ignore=tests/,$(OF_NO_DEPENDENCY))
+	$(VENV)-lowest/bin/python -m pytest -q -n 4 --dist worksteal -m 'unit or integration' $(addprefix --ignore=tests/,$(OF_NO_DEPENDENCY))
 
 mutate: ## make many small changes to the rules of the core; a unit test must fail for each (tests/mutants.md)
 	$(PYTHON) -m venv $(VENV)-mutate

@@ -886,7 +886,7 @@ def test_watching_a_shard_that_is_out_of_sight(
     for age_s in range(1, 9):
         write_record(database, "metrics", age_s, shard="1/2")
     assert run("health").closed == ()
-    # A pass reads the records before its begin. This time is early by that of the database's answer.
+    # The begin of a pass, up to which it reads, is early by the time of the database's answer.
     write_record(database, "metrics", 1, shard="0/2")
     assert run("health").closed == ("ops_worker",)
 
