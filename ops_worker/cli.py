@@ -286,6 +286,8 @@ class _Parser(argparse.ArgumentParser):
     """
 
     _words: Sequence[str] = ()
+    command: Command | None = None
+    """The command whose options are not added yet."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         named.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
@@ -293,6 +295,7 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the arguments. The parser of the command reports unknown arguments itself."""
+        self._complete()
         self._words = sys.argv[1:] if args is None else [*args]
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
@@ -329,32 +332,21 @@ class _Parser(argparse.ArgumentParser):
             error.message += did_you_mean(str(value), candidates)
             raise
 
+    def _complete(self) -> None:
+        """Add the options of the command on their first use."""
+        if self.command is not None:
+            command, self.command = self.command, None
+            command.function(command.options)(self)
+
     def format_help(self) -> str:
         """Return the help with the variables that the command reads, and the exit codes."""
+        self._complete()
         name = self.prog.partition(" ")[2]
         command = commands().get(name)
         self.epilog = EXIT_CODES
         if command is not None and command.has_settings:
             self.epilog = f"{_variables(name)}\n{EXIT_CODES}"
         return super().format_help()
-
-
-class _CommandParser:
-    """The parser of a command, which is made when argparse calls it.
-
-    A process runs one command. To make the parsers of all commands takes ten times as long.
-    """
-
-    def __init__(self, **named: Any) -> None:
-        self._named = named
-        self.command: Command | None = None
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse the arguments that follow the command."""
-        parser = _Parser(**self._named)
-        if self.command is not None:
-            self.command.function(self.command.options)(parser)
-        return parser.parse_known_args(args, namespace)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -364,9 +356,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser = _Parser("ops-worker", description=about)
     parser.add_argument("--version", action="version", version=f"ops-worker {__version__}")
-    subparsers: Any = parser.add_subparsers(
-        dest="command", metavar="COMMAND", required=True, parser_class=_CommandParser
-    )
+    subparsers: Any = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in commands().items():
         about = f"{command.summary[0].upper()}{command.summary[1:]}."
         subparsers.add_parser(name, help=command.summary, description=about).command = command

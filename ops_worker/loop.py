@@ -219,7 +219,7 @@ class Loop:
 
     @contextlib.contextmanager
     def _recording(self, progress: _Progress) -> Iterator[None]:
-        """Record one pass at a time. Raise StillRecordingError while another one is recorded."""
+        """Record one pass at a time. Raises StillRecordingError while another one is recorded."""
         # Do not wait for the lock: this would delay the probes of the next tick.
         if not self._record_lock.acquire(blocking=False):
             self._warn_if_stalled()

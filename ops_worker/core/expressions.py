@@ -53,7 +53,7 @@ def problem(expression: str) -> str:
 def matches(text: str, expression: str) -> bool:
     """Return whether an expression matches anywhere in a text.
 
-    Raise TooLongError if the match may take too long, ImportError if the extra is not installed,
+    Raises TooLongError if the match may take too long, ImportError if the extra is not installed,
     and ValueError if the expression is not valid.
     """
     matcher = _matcher(expression)
@@ -67,7 +67,7 @@ def matches(text: str, expression: str) -> bool:
 
 @lru_cache(maxsize=128)
 def _refusal(expression: str) -> str:
-    """Return why RE2 refuses an expression. Raise ImportError if the extra is not installed."""
+    """Return why RE2 refuses an expression. Raises ImportError if the extra is not installed."""
     try:
         _compiled(expression, MAX_MEMORY)
     except ValueError as error:
@@ -81,7 +81,7 @@ def _matcher(expression: str) -> Any:
 
 
 def _compiled(expression: str, memory: int) -> Any:
-    """Return the compiled expression. Raise ValueError with the reason if RE2 refuses it."""
+    """Return the compiled expression. Raises ValueError with the reason if RE2 refuses it."""
     import re2
 
     options = re2.Options()

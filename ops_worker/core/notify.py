@@ -120,7 +120,7 @@ def alerts_to_post(rows: Iterable[SystemAlert], rules: PostRules) -> list[dict[s
 def parse_labels(text: str) -> dict[str, str]:
     """Parse ``name=value,name=value``. Empty parts are ignored.
 
-    Raise ValueError if a name is not a label name of Prometheus, occurs twice or is one of
+    Raises ValueError if a name is not a label name of Prometheus, occurs twice or is one of
     RESERVED_LABELS, or if a value is empty or contains a control character.
     """
     labels: dict[str, str] = {}

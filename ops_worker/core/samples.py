@@ -222,8 +222,8 @@ def samples_of(
 ) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
     """Return the samples of a figure from the rows of its statement, and one fault per bad row.
 
-    If there is a column `service`, a bad row does not affect the other rows. Raise ValueError if no
-    row can be used: there are wrong columns or too many rows, or the only row is bad.
+    If there is a column `service`, a bad row does not affect the other rows. Raises ValueError if
+    no row can be used: there are wrong columns or too many rows, or the only row is bad.
     """
     fault = shape_fault(columns)
     if fault:
@@ -262,7 +262,7 @@ def _samples_by_service(
 
 
 def _sample(figure: Figure, row: Mapping[str, Any], service: str) -> Sample:
-    """Return the sample of a row. Raise ValueError with the fault of a bad row."""
+    """Return the sample of a row. Raises ValueError with the fault of a bad row."""
     if not service:
         raise ValueError("has no `service`")
     value, tags = row["value"], row.get("tags")

@@ -23,7 +23,7 @@ _RANGE = re.compile(r"([2-5][0-9]{2})(?:-([2-5][0-9]{2}))?")
 def expand(item: Any) -> range:
     """Return the statuses of an item of the catalogue: 200, "304", "2xx" or "200-299".
 
-    Raise ValueError for anything else, and for an empty range.
+    Raises ValueError for anything else, and for an empty range.
     """
     # True is an instance of int, but not a status.
     if type(item) is int:

@@ -621,6 +621,7 @@ def _clipped(pieces: Iterable[Piece], since: datetime, until: datetime) -> list[
     """Cut the pieces and their bounds at the edges of the period."""
 
     def clip(moment: datetime) -> datetime:
+        """Return the moment, or the edge of the period that is nearest to it."""
         return max(since, min(moment, until))
 
     clipped = []

@@ -27,7 +27,7 @@ from ops_worker.core.staleness import stale_after_s
 from ops_worker.core.timeline import WORST_FIRST, Availability
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ops_worker.core.timeline import Coverage, Epoch, Piece
 
@@ -315,24 +315,25 @@ class Totals:
 
         If there is none in the period, return the begin of the period.
         """
-        finer, coarser = tracks
-        sights = [finer.sight_before(time)]
-        coarser_sight = coarser.sight_before(time)
-        if not self._looked_around(finer, coarser_sight):
-            sights.append(coarser_sight)
-        return max(self._begun, *sights)
+        return max(self._begun, *self._sure(tracks, lambda track: track.sight_before(time)))
 
     def _sure_after(self, tracks: Sequence[_Track], time: int) -> int:
         """Return the first sight from a time on that leaves no doubt about the state.
 
         If there is none in the period, return the end of the period.
         """
+        return min(self._ended, *self._sure(tracks, lambda track: track.sight_after(time)))
+
+    def _sure(self, tracks: Sequence[_Track], sight_of: Callable[[_Track], int]) -> list[int]:
+        """Return the sights of two tracks that leave no doubt.
+
+        The sight of the coarser pass does not count if the finer pass looked around that time.
+        """
         finer, coarser = tracks
-        sights = [finer.sight_after(time)]
-        coarser_sight = coarser.sight_after(time)
-        if not self._looked_around(finer, coarser_sight):
-            sights.append(coarser_sight)
-        return min(self._ended, *sights)
+        coarser_sight = sight_of(coarser)
+        if self._looked_around(finer, coarser_sight):
+            return [sight_of(finer)]
+        return [sight_of(finer), coarser_sight]
 
     def _looked_around(self, track: _Track, time: int) -> bool:
         return track.looked_in(time - self._margin, time + self._margin)
@@ -563,7 +564,7 @@ class _Track:
 
 
 def _stay(stream: _Stream, span: Span) -> _Stay:
-    """Return the stay of a span. Raise _OddRowsError if its sights are not in covers."""
+    """Return the stay of a span. Raises _OddRowsError if its sights are not in covers."""
     epoch = stream.coverage.epochs[span.run]
     first, last, last_run = _microseconds(span.first_at), NEVER, span.run
     if stream.cover_at(epoch, first) < 0:
@@ -587,7 +588,7 @@ def _stay(stream: _Stream, span: Span) -> _Stay:
 def _visible(stream: _Stream, stays: Sequence[_Stay]) -> list[_Stay]:
     """Return the stays in order, without the sights that a later epoch hides.
 
-    Raise _OddRowsError unless there are at most two epochs, the last state in the later one lasts,
+    Raises _OddRowsError unless there are at most two epochs, the last state in the later one lasts,
     and the later one hides the end of the older one.
     """
     stays = sorted(stays, key=lambda stay: (stay.epoch.number, stay.first))

@@ -750,6 +750,19 @@ class TestReaders:
         assert document["state"] == "stale"
         assert [alert["open"] for alert in document["alerts"]] == [True]
 
+    def own_alert_of(self, second: Installation, first: Installation, database: Database) -> int:
+        """Let the worker of the second installation stop, and return its alert's number.
+
+        Then select the first installation.
+        """
+        first.both()
+        second.both()
+        moved(database, "metrics", second.name)
+        assert second().opened == (f"ops_worker#{second.name}",)
+        (row,) = database.alerts()
+        first.select()
+        return int(row["id"])
+
     def test_explain_the_own_alert_of_another_one(
         self,
         first: Installation,
@@ -758,17 +771,12 @@ class TestReaders:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         """`explain ops_worker#NAME` shows the worker of another installation and its alert."""
-        first.both()
-        second.both()
-        moved(database, "metrics", "b")
-        assert second().opened == ("ops_worker#b",)
-        (row,) = database.alerts()
-        first.select()
+        number = self.own_alert_of(second, first, database)
         capsys.readouterr()
         document = self.document(capsys, "explain", "ops_worker#b")
         assert (document["service"], document["state"]) == ("ops_worker", "stale")
         assert (document["installation"], document["is_elsewhere"]) == ("b", True)
-        assert [alert["id"] for alert in document["alerts"]] == [row["id"]]
+        assert [alert["id"] for alert in document["alerts"]] == [number]
         assert document["rule"] == {"watched": "by installation b, not by this one"}
         assert self.document(capsys, "explain", "ops_worker#ops-worker")["state"] == "healthy"
         assert main(["explain", "ops_worker#c"]) == 2
@@ -782,13 +790,8 @@ class TestReaders:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         """A person can close the alert of another installation, but not begin a maintenance."""
-        first.both()
-        second.both()
-        moved(database, "metrics", "b")
-        assert second().opened == ("ops_worker#b",)
-        (row,) = database.alerts()
-        first.select()
-        assert main(["alerts", "close", str(row["id"]), "--by", "ann"]) == 0
+        number = self.own_alert_of(second, first, database)
+        assert main(["alerts", "close", str(number), "--by", "ann"]) == 0
         capsys.readouterr()
         document = self.document(capsys, "explain", "ops_worker#b")
         assert document["alert"] == "no alert is open: installation b decides about it"
